@@ -1,0 +1,129 @@
+"""The end of a process's sessions: closes spread over time, a deadline, and a way to shorten both. Floor 4.
+
+A drain ends when no connection is left. Sessions are closed with 1012 (service restart), which tells a client to come back; each
+gets the time to answer what it has received. What is left at the deadline is aborted.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from twistedws import config
+from twistedws.errors import By, Cause
+from twistedws.registry import Registry
+from twistedws.session import Session
+
+_log = Logger()
+
+SERVICE_RESTART = 1012
+REASON = "service restart"
+STEP = 0.05
+
+
+class Drain:
+    """One drain of all that is in the registry.
+
+    Args:
+        registry: The connections and sessions of this process.
+        settings: How long closes are spread, an answer is awaited, and everything may take.
+        clock: The reactor, or a ``Clock``.
+        uniform: ``random.uniform``, or what stands for it in a test.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        settings: config.Shutdown,
+        clock: IReactorTime,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self._registry, self._settings, self._clock, self._uniform = registry, settings, clock, uniform
+        self._done: Deferred[None] = Deferred()
+        self._schedule: list[tuple[float, Session]] = []
+        self._step = LoopingCall(self._close_due)
+        self._step.clock = clock
+        self._deadline: IDelayedCall | None = None
+        self._started_at = 0.0
+        self._hurried = False
+
+    @property
+    def active(self) -> bool:
+        """Whether the drain has begun and not ended."""
+        return self._step.running
+
+    def start(self) -> Deferred[None]:
+        """Begin; sessions that would open from now on are refused.
+
+        Returns:
+            Fires when no connection is left.
+        """
+        self._registry.draining = True
+        self._started_at = self._clock.seconds()
+        patience, seconds = self._settings.graceful_timeout, self._settings.drain_seconds
+        self._schedule = self._spread(list(self._registry), min(seconds, patience / 2) if patience else seconds)
+        if patience:
+            self._deadline = self._clock.callLater(patience, self._abort_all)
+        if self._schedule:
+            _log.info("draining {sessions} sessions", sessions=len(self._schedule))
+        self._step.start(STEP)
+        return self._done
+
+    def hurry(self) -> None:
+        """Close all that is left now and wait no longer than the close timeout; a second call aborts it."""
+        if not self.active:
+            return
+        if self._hurried:
+            self._abort_all()
+            return
+        self._hurried = True
+        _log.info("draining {sessions} sessions at once: asked again", sessions=len(self._registry))
+        self._schedule = [(0.0, session) for _, session in self._schedule]
+        patience = self._settings.close_timeout
+        if self._deadline is None or self._deadline.getTime() - self._clock.seconds() > patience:
+            if self._deadline is not None:
+                self._deadline.cancel()
+            self._deadline = self._clock.callLater(patience, self._abort_all)
+
+    def _spread(self, sessions: list[Session], seconds: float) -> list[tuple[float, Session]]:
+        """Give each session its second: evenly over the time, with jitter inside its share, the last one first in the list."""
+        share = seconds / len(sessions) if sessions else 0.0
+        order = sorted(sessions, key=lambda _: self._uniform(0, 1))
+        jitter = share if len(sessions) > 1 else 0.0  # a single session has no crowd to keep apart from
+        return [(index * share + self._uniform(0, jitter), session) for index, session in enumerate(order)][::-1]
+
+    def _close_due(self) -> None:
+        elapsed = self._clock.seconds() - self._started_at
+        while self._schedule and self._schedule[-1][0] <= elapsed:
+            _, session = self._schedule.pop()
+            session.drain(SERVICE_RESTART, REASON, self._allow)
+        if not len(self._registry):
+            self._registry.shut_idle()
+        if not self._registry.connections:
+            self._finish()
+
+    def _allow(self, close: Callable[[], None]) -> None:
+        """Let an application answer first, but not longer than a peer may take to close."""
+        self._clock.callLater(self._settings.close_timeout, close)
+
+    def _abort_all(self) -> None:
+        self._deadline = None
+        if len(self._registry):
+            _log.warn("aborting {sessions} sessions: the graceful timeout is over", sessions=len(self._registry))
+        for session in self._registry:
+            session.abort(Cause.DRAIN, By.SERVER)
+        self._registry.shut_idle()
+        self._clock.callLater(STEP, self._finish)  # the transports' farewells come in the turns between
+
+    def _finish(self) -> None:
+        if self._step.running:
+            self._step.stop()
+            if self._deadline is not None:
+                self._deadline.cancel()
+                self._deadline = None
+            self._done.callback(None)

@@ -1,0 +1,1 @@
+"""What turns a user's application, of whatever kind, into ours."""

@@ -1,0 +1,146 @@
+"""``package.module:attribute`` becomes an application. Floor 6.
+
+What an attribute is, is told by its signature unless the user says it; whatever is wrong is told in one line that names what was tried.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twistedws import config
+from twistedws.apps.echo import echo_application
+from twistedws.errors import ApplicationLoadError
+from twistedws.gateway.coroutine import coroutine_application
+from twistedws.session import Application
+
+_ACCEPTED = "echo, or package.module:attribute, is accepted"
+_CALLBACKS = ("opened", "received", "closed")
+_LATER = {"asgi": "an ASGI application", "wsgi": "a WSGI application"}
+_KINDS = "a handler class (opened, received, closed), or `async def app(session)`, is accepted"
+
+
+def load(hosting: config.Hosting, *, inbox_size: int, has_asyncio: bool) -> Application:
+    """Import and recognise the application.
+
+    Args:
+        hosting: What to host.
+        inbox_size: See ``config.Limits``.
+        has_asyncio: Whether the reactor runs on an asyncio loop, which coroutines need.
+
+    Raises:
+        ApplicationLoadError: It cannot be imported, is none, or cannot run here.
+    """
+    if hosting.app == "echo":
+        return echo_application()
+    target = _import(hosting.app, hosting.app_dir)
+    kind = _kind(target) if hosting.app_kind == "auto" else hosting.app_kind
+    if kind is None:
+        raise ApplicationLoadError("app", hosting.app, f"is {_described(target)}, which is no application; {_KINDS}")
+    if kind in _LATER:
+        raise ApplicationLoadError("app", hosting.app, f"is {_LATER[kind]}, which this version does not host; {_KINDS}")
+    more: dict[str, Any] = {
+        "admit": getattr(target, "admit", None),
+        "subprotocols": tuple(getattr(target, "subprotocols", ())),
+    }
+    if not has_asyncio and (kind == "coroutine" or inspect.iscoroutinefunction(more["admit"])):
+        raise ApplicationLoadError(
+            "app", hosting.app, "has coroutines, which need an asyncio loop: start without --reactor, or with --reactor=asyncio"
+        )
+    if kind == "coroutine":
+        _check_coroutine(hosting.app, target)
+        return coroutine_application(target, hosting.app, inbox_size=inbox_size, close_timeout=hosting.application_close_timeout, **more)
+    _check_handler(hosting.app, target)
+    return Application(target, hosting.app, **more)
+
+
+def _import(name: str, directory: str) -> Any:
+    module_name, colon, attribute = name.partition(":")
+    if not colon or not module_name or not attribute:
+        raise ApplicationLoadError("app", name, _ACCEPTED)
+    place = str(Path(directory).resolve())
+    if not Path(place).is_dir():
+        raise ApplicationLoadError("--app-dir", directory, "there is no such directory")
+    if place not in sys.path:
+        sys.path.insert(0, place)
+    try:
+        target: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module_name == error.name or module_name.startswith(f"{error.name}.")):
+            raise ApplicationLoadError("app", name, f"no module {error.name!r} in {place} nor on sys.path") from None
+        raise ApplicationLoadError("app", name, f"importing {module_name}: {_where(error)}") from None
+    except Exception as error:
+        raise ApplicationLoadError("app", name, f"importing {module_name}: {_where(error)}") from None
+    for part in attribute.split("."):
+        try:
+            target = getattr(target, part)
+        except AttributeError:
+            file = getattr(sys.modules[module_name], "__file__", None) or module_name
+            raise ApplicationLoadError("app", name, f"{file} has no attribute {attribute!r}") from None
+    return target
+
+
+def _where(error: BaseException) -> str:
+    """An error of the user's own module: what, and the innermost line of it, in one line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    if isinstance(error, SyntaxError):
+        place = f" ({error.filename}, line {error.lineno})"
+        return f"SyntaxError: {error.msg}{place}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
+
+
+def _kind(target: Any) -> str | None:
+    """Say what an object is by its signature; None if it is nothing that can be hosted."""
+    if not callable(target):
+        return None
+    if inspect.isclass(target) and any(hasattr(target, each) for each in _CALLBACKS):
+        return "handler"
+    required = _required_parameters(target)
+    is_coroutine = inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(getattr(target, "__call__", None))  # noqa: B004
+    if required is None:
+        return None
+    if is_coroutine:
+        return {1: "coroutine", 3: "asgi"}.get(required)
+    return {1: None if inspect.isclass(target) else "handler", 2: "wsgi", 3: "asgi"}.get(required)
+
+
+def _required_parameters(target: Callable[..., object]) -> int | None:
+    try:
+        parameters = inspect.signature(target).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    if any(each.kind is each.KEYWORD_ONLY and each.default is each.empty for each in parameters):
+        return None
+    return sum(each.kind in positional and each.default is each.empty for each in parameters)
+
+
+def _check_coroutine(name: str, target: Any) -> None:
+    if not callable(target) or _required_parameters(target) != 1:
+        raise ApplicationLoadError("app", name, f"is {_described(target)}; a coroutine function of one argument, the session, is accepted")
+
+
+def _check_handler(name: str, target: Any) -> None:
+    """A handler whose callback is a coroutine function would never run: say so now."""
+    if not callable(target):
+        raise ApplicationLoadError("app", name, f"is {_described(target)}; a handler class is accepted")
+    if not inspect.isclass(target):
+        return  # a function that makes handlers; its product is seen at the first session
+    for each in _CALLBACKS:
+        callback = getattr(target, each, None)
+        if not callable(callback):
+            raise ApplicationLoadError("app", name, f"is a class without {each!r}; a handler class has {', '.join(_CALLBACKS)}")
+        if inspect.iscoroutinefunction(callback):
+            raise ApplicationLoadError(
+                "app", name, f"has a coroutine function for {each!r}, which would never run; write `async def app(session)` instead"
+            )
+
+
+def _described(target: object) -> str:
+    return f"a {type(target).__name__}" if not inspect.isclass(target) else f"the class {target.__name__}"

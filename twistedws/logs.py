@@ -1,0 +1,173 @@
+"""What is written to the log: the observer that formats, bounds and writes events, and the lines on connections. Floor 5.
+
+Whatever an attacker sent reaches a line only escaped and cut. An event with a ``limit`` field is one of a kind that a peer can cause at
+will: of each kind a few are written at once and then one a second, with the number of those left out. A log that cannot be written (a
+full disk) never disturbs the service: lines are lost, counted, and the count is written when writing works again.
+"""
+
+from __future__ import annotations
+
+import time
+import unicodedata
+from collections.abc import Callable
+from typing import Any, TextIO
+
+import msgspec
+from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, formatEvent
+from twisted.python.logfile import LogFile
+from zope.interface import implementer
+
+from twistedws.errors import Cause
+from twistedws.limits import TokenBucket
+from twistedws.session import Session
+
+_log = Logger()
+
+MOST_TEXT = 2000  # characters of a line's message
+_BURST, _RATE = 5.0, 1.0  # lines of one kind at once, and per second afterwards
+
+_OWN = frozenset({"format", "isError", "message", "time", "system", "limit", "failure", "why"})
+_LEVELS = {level.name: level for level in (LogLevel.debug, LogLevel.info, LogLevel.warn, LogLevel.error, LogLevel.critical)}
+
+
+@implementer(ILogObserver)
+class LogWriter:
+    """An observer that writes one line per event.
+
+    Args:
+        stream: Where to; a ``LogFile`` or a text stream.
+        log_format: ``text`` or ``json``.
+        level: The lowest level written.
+        now: Seconds of a monotonic clock, for the rate limits.
+    """
+
+    def __init__(self, stream: TextIO | LogFile, log_format: str, level: str, now: Callable[[], float] = time.monotonic) -> None:
+        self._stream, self._level, self._now = stream, _LEVELS[level], now
+        self._format = _json_line if log_format == "json" else _text_line
+        self._buckets: dict[str, TokenBucket] = {}
+        self._suppressed: dict[str, int] = {}
+        self._lost = 0
+
+    def __call__(self, event: LogEvent) -> None:
+        """Write an event, unless its level or its kind's rate forbids it."""
+        level = event.get("log_level") or LogLevel.info
+        if level < self._level:
+            return
+        kind = event.get("limit")
+        if kind is not None:
+            if not self._may_write(kind):
+                self._suppressed[kind] = self._suppressed.get(kind, 0) + 1
+                return
+            left_out = self._suppressed.pop(kind, 0)
+            if left_out:
+                event = {**event, "left_out": left_out}
+        self._write(self._format(event, level.name))
+
+    def reopen(self) -> None:
+        """Open the log file again under its name, after somebody has moved it away (SIGUSR1, logrotate)."""
+        if isinstance(self._stream, LogFile):
+            self._stream.reopen()
+
+    def _may_write(self, kind: str) -> bool:
+        now = self._now()
+        bucket = self._buckets.get(kind)
+        if bucket is None:
+            bucket = self._buckets[kind] = TokenBucket(_RATE, _BURST, now)
+        return bucket.take(now)
+
+    def _write(self, line: str) -> None:
+        try:
+            if self._lost:
+                note = {"log_format": "{lost} log lines could not be written", "lost": self._lost, "log_namespace": __name__}
+                self._stream.write(self._format({**note, "log_time": time.time()}, "warn"))
+                self._lost = 0
+            self._stream.write(line)
+            self._stream.flush()
+        except (OSError, ValueError):  # a full disk, a closed pipe, a closed file
+            self._lost += 1
+
+
+class ConnectionLog:
+    """The lines on connections: one when a session opens (debug), one when it ends (info)."""
+
+    def opened(self, session: Session) -> None:
+        """A session has opened."""
+        _log.debug(
+            "opened session={session} peer={peer} path={path} subprotocol={subprotocol}",
+            session=session.id, peer=session.peer, path=session.request.target, subprotocol=session.subprotocol,
+        )  # fmt: skip
+
+    def closed(self, session: Session, duration: float) -> None:
+        """A session has ended, after so many seconds."""
+        close = session.ending
+        assert close is not None  # noqa: S101 - a session that has ended has an end
+        _log.info(
+            "closed session={session} peer={peer} path={path} seconds={seconds:.3f} messages_in={messages_in} "
+            "messages_out={messages_out} octets_in={octets_in} octets_out={octets_out} dropped={dropped} code={code} "
+            "cause={cause} by={by} reason={reason!r}",
+            session=session.id, peer=session.peer, path=session.request.target, seconds=round(duration, 3),
+            messages_in=session.messages_in, messages_out=session.messages_out, octets_in=session.octets_in,
+            octets_out=session.octets_out, dropped=session.dropped, code=close.code, cause=close.cause.value, by=close.by.value,
+            reason=close.reason,
+        )  # fmt: skip
+
+    def refused(self, peer: str, cause: Cause | None, status: int | None, why: str) -> None:
+        """A connection ended that never became a session."""
+        if cause in (None, Cause.FIN, Cause.RESET):  # a page, a health check, a scan: nothing went wrong here
+            _log.debug("answered peer={peer} status={status}: {text}", peer=peer, status=status, text=why)
+            return
+        _log.info(
+            "refused peer={peer} status={status} cause={cause}: {text}",
+            peer=peer, status=status, cause=cause.value if cause else None, text=why, limit=f"refused {status}",
+        )  # fmt: skip
+
+
+def _message(event: LogEvent) -> str:
+    text = formatEvent(event)
+    left_out = event.get("left_out")
+    return _printable(text) + (f" ({left_out} more like this were left out)" if left_out else "")
+
+
+def _text_line(event: LogEvent, level: str) -> str:
+    line = f"{_timestamp(event)} {level:<5} {event.get('log_namespace', '-')}: {_message(event)}\n"
+    failure = event.get("log_failure")
+    if failure is not None:
+        # each line of it is set in, and so cannot be taken for an event
+        line += "".join(f"\t{_printable(each)}\n" for each in failure.getTraceback().splitlines())
+    return line
+
+
+def _json_line(event: LogEvent, level: str) -> str:
+    fields: dict[str, Any] = {
+        "time": _timestamp(event),
+        "level": level,
+        "logger": event.get("log_namespace", "-"),
+        "message": _message(event),
+    }
+    for name, value in event.items():
+        if not name.startswith("log_") and name not in _OWN and isinstance(value, (str, int, float, type(None))):
+            fields.setdefault(name, _cut(value) if isinstance(value, str) else value)
+    failure = event.get("log_failure")
+    if failure is not None:
+        fields["traceback"] = failure.getTraceback()
+    return msgspec.json.encode(fields).decode("utf-8", "replace") + "\n"
+
+
+def _timestamp(event: LogEvent) -> str:
+    seconds = float(event.get("log_time") or time.time())
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    return f"{whole}.{int(seconds % 1 * 1000):03d}Z"
+
+
+def _printable(text: str) -> str:
+    """The text on one line: control, format, separator and surrogate characters escaped, the length bounded."""
+    text = _cut(text)
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        each if unicodedata.category(each)[0] not in "CZ" or each == " " else each.encode("unicode_escape").decode() for each in text
+    )
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MOST_TEXT else text[: MOST_TEXT - 3] + "..."

@@ -1,0 +1,734 @@
+"""One connection: bytes from a transport into a session, and back. Floor 5; the only server module that knows Autobahn.
+
+Autobahn owns the semantics of frames, compression and the incremental check of UTF-8. This module owns everything else: the opening
+handshake (``handshake.py`` decides, Autobahn never sees it), assembly of messages and their bounds, the close handshake and its
+deadlines, the bounds on output. What of Autobahn is overridden, and why, stands at each place.
+
+Laws of this module:
+
+- A connection has one ``_Stage`` at a time, and in each stage one deadline on the wheel.
+- After a failure nothing that the peer sends is looked at or kept (RFC 6455 section 7.1.7): it is read, so that our close frame is not
+  lost to a TCP reset, and thrown away.
+- Every end goes through ``_finish`` or ``abort``; ``connectionLost`` is the one place where a session is told.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from inspect import isawaitable
+from typing import Protocol as TypingProtocol
+
+from autobahn.twisted.websocket import WebSocketServerProtocol
+from autobahn.websocket.compress import PerMessageDeflate, PerMessageDeflateOffer, PerMessageDeflateOfferAccept
+from autobahn.websocket.protocol import TrafficStats
+from autobahn.websocket.utf8validator import Utf8Validator
+from OpenSSL.SSL import Error as TLSError
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IAddress, IPushProducer, IReactorTime, ISSLTransport, ITransport
+from twisted.internet.protocol import ServerFactory, connectionDone
+from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from twistedws import config
+from twistedws.errors import Cause, Refused
+from twistedws.frames import BINARY, COMPRESSED, PING, PONG, TEXT, close_frame, frame, is_close_code
+from twistedws.handshake import (
+    BadRequest,
+    HeadParser,
+    Request,
+    Upgrade,
+    check_upgrade,
+    choose_subprotocol,
+    response,
+    switching_protocols,
+    wants_upgrade,
+)
+from twistedws.keepalive import KeepaliveService
+from twistedws.limits import TokenBucket
+from twistedws.metrics import Metrics
+from twistedws.origin import OriginPolicy
+from twistedws.registry import Registry
+from twistedws.session import Application, Phase, Session
+
+_log = Logger()
+
+RETRY_AFTER = "5"  # seconds, sent with every 503
+MOST_REFUSALS = 64  # refused connections that may linger at once; above, they are aborted
+_PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self' ws: wss:"
+_PAGE_HEADERS = (("Content-Type", "text/html; charset=utf-8"), ("Content-Security-Policy", _PAGE_POLICY))
+_UPGRADE_NEEDED = "This is a WebSocket endpoint: connect to it with a WebSocket client (RFC 6455), at ws:// or wss:// and this address.\n"
+
+_CAUSES = {1002: Cause.PROTOCOL_ERROR, 1007: Cause.INVALID_UTF8, 1009: Cause.TOO_BIG}
+
+
+class _Stage(enum.IntEnum):
+    """Where a connection is; in brackets what its deadline is for."""
+
+    HEAD = 0  # reading the request head (handshake_timeout)
+    DECIDING = 1  # the application decides (handshake_timeout)
+    OPEN = 2  # messages go both ways (the keepalive's)
+    CLOSING = 3  # our close frame is out, the peer's is awaited (close_timeout)
+    ENDING = 4  # nothing is read any more; the transport ends (close_timeout)
+    LOST = 5  # the transport has gone
+
+
+class Observer(TypingProtocol):
+    """Who wants to hear of beginnings and ends: the log."""
+
+    def opened(self, session: Session) -> None:
+        """A session has opened."""
+
+    def closed(self, session: Session, duration: float) -> None:
+        """A session has ended, after so many seconds."""
+
+    def refused(self, peer: str, cause: Cause | None, status: int | None, why: str) -> None:
+        """A connection ended that never became a session; with no cause if it never asked to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """All that the connections of one process share.
+
+    Attributes:
+        application: What is served.
+        configuration: The sections that concern a connection; so are the next three.
+        limits: Bounds on what comes in.
+        output: Bounds on what goes out.
+        shutdown: Whose ``close_timeout`` holds for every close.
+        origins: Which browser origins may connect.
+        keepalive: The wheel.
+        registry: The connections and sessions.
+        metrics: The counters.
+        observer: The log.
+        clock: The reactor, or a ``Clock``.
+        start: Turns the awaitable that an application's ``admit`` returned into a Deferred; what that takes depends on the reactor.
+        most_connections: How many connections may be there at once; 0 for any number.
+    """
+
+    application: Application
+    handshake: config.Handshake
+    limits: config.Limits
+    output: config.Output
+    shutdown: config.Shutdown
+    origins: OriginPolicy
+    keepalive: KeepaliveService
+    registry: Registry
+    metrics: Metrics
+    observer: Observer
+    clock: IReactorTime
+    start: Callable[[Awaitable[None]], Deferred[None]]
+    most_connections: int = 0
+
+
+@implementer(IPushProducer)
+class ServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn has no types
+    """One connection, from accept to its end; the ``Wire`` of its session."""
+
+    # What Autobahn copies into each instance with a formatted debug line (protocol.py:_connectionMade, 70 % of its handshake): the
+    # same for all, so on the class.
+    logOctets = logFrames = False
+    trackTimings = False
+    trackedTimings = None
+    utf8validateIncoming = True
+    applyMask = True
+    requireMaskedClientFrames = True
+    maskServerFrames = False
+    maxFramePayloadSize = 0
+    failByDrop = False  # with True, 1002, 1007 and 1009 never reach the peer
+    autoPingTimeoutCall = None
+    autoPingPending = None
+    autoPingRestartOnAnyTraffic = False
+    websocket_version = 13
+    trafficStats = TrafficStats()  # counted by Autobahn, read by nobody: one for all
+    _perMessageCompress = None
+
+    def __init__(self, site: Site) -> None:
+        # Not Autobahn's: it makes two Deferreds and a table of listeners that nobody uses here.
+        self.site = site
+        self.due = -1
+        self.received = self.written = 0
+        self.session: Session | None = None
+        self.maxMessagePayloadSize = site.limits.max_message_size
+        self.failedByMe = False
+        self._stage = _Stage.HEAD
+        self._parser: HeadParser | None = HeadParser(site.handshake.max_head_size, site.handshake.max_headers)
+        self._address: str | None = None
+        self._decision: Deferred[None] | None = None
+        self._early = b""  # what came behind the head while the application decides
+        self._answer: tuple[Cause | None, int | None, str] | None = None  # what ended the connection before it was a session
+        self._rate: TokenBucket | None = None
+        self._control_rate: TokenBucket | None = None
+        self._pong_due: bytes | None = None
+        self._payload: bytes | bytearray = b""
+        self._frames = 0
+        self._is_text = False
+
+    # Twisted's side: the connection begins, brings bytes, ends
+
+    def connectionMade(self) -> None:
+        """The transport is there."""
+        site = self.site
+        site.registry.connected(self)
+        self._set_no_delay()
+        self.transport.registerProducer(self, True)
+        self._put_deadline(site.handshake.handshake_timeout)
+        if site.most_connections and site.registry.connections > site.most_connections:
+            self._refuse(503, "the server is full", "max-connections", [("Retry-After", RETRY_AFTER)])
+            if site.registry.connections > site.most_connections + MOST_REFUSALS:
+                self.abort()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Bytes have come."""
+        self.received += len(data)
+        try:
+            if self._stage in (_Stage.OPEN, _Stage.CLOSING):
+                self.data += data
+                self.consumeData()  # Autobahn's: frame by frame into the callbacks below
+            elif self._stage is _Stage.HEAD:
+                self._read_head(data)
+            elif self._stage is _Stage.DECIDING:
+                self._hold_early(data)
+        except Exception:
+            _log.failure("a fault of this server: peer={peer}", peer=self.peer, limit="server fault")
+            self._internal_error()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The transport has gone: the one place where a session ends."""
+        stage, self._stage = self._stage, _Stage.LOST
+        site, session = self.site, self.session
+        site.keepalive.wheel.take(self)
+        site.registry.disconnected(self)
+        if self._address is not None:
+            site.registry.leave(self._address)
+        if self._decision is not None:
+            self._decision.cancel()
+        self._forget_input()
+        if session is not None and session.phase > Phase.CONNECTING:
+            self._end_session(session, _cause_of(reason))
+        elif stage is not _Stage.LOST:
+            cause, status, why = self._answer or (_cause_of(reason), None, "the peer went away before the handshake was done")
+            if cause is not None:
+                site.metrics.refused[cause] += 1
+            site.observer.refused(self.peer, cause, status, why)
+        self.session = None
+
+    def expired(self) -> None:
+        """The wheel: this connection's deadline has come."""
+        if self._stage is _Stage.OPEN and self.session is not None:
+            self.site.keepalive.sweep(self, self.session)
+        elif self._stage is _Stage.HEAD:
+            self._refuse(408, "the request took too long", "no whole request head in time", cause=Cause.HANDSHAKE_TIMEOUT)
+        elif self._stage is _Stage.DECIDING:
+            self._cancel_decision()
+            self._refuse(
+                503, "the server took too long", "the application did not decide in time", [("Retry-After", RETRY_AFTER)],
+                cause=Cause.HANDSHAKE_TIMEOUT,
+            )  # fmt: skip
+        else:
+            self.abort()
+
+    def shut(self) -> None:
+        """The registry: no session will come of this connection any more."""
+        if self._stage in (_Stage.HEAD, _Stage.DECIDING):
+            self._cancel_decision()
+            self._answer = (Cause.DRAIN, None, "the server goes away")
+            self.abort()
+
+    @property
+    def peer(self) -> str:
+        """The client's address as text; behind a PROXY protocol endpoint known once its header has come."""
+        return _address_text(self.transport.getPeer()) if self.transport is not None else "unknown"
+
+    # The transport's side: IPushProducer
+
+    def pauseProducing(self) -> None:
+        """The transport's buffer is over its high-water mark."""
+        if self._stage is _Stage.OPEN and self.session is not None:
+            self.session.congest()
+            self.site.keepalive.watch(self, self.session)
+
+    def resumeProducing(self) -> None:
+        """The transport's buffer has left."""
+        if self._stage is _Stage.OPEN and self.session is not None:
+            if self._pong_due is not None:
+                self._write(frame(PONG, self._pong_due))
+                self._pong_due = None
+            self.session.decongest()
+
+    def stopProducing(self) -> None:
+        """The transport has gone; ``connectionLost`` follows."""
+
+    # The opening handshake
+
+    def _read_head(self, data: bytes) -> None:
+        parser = self._parser
+        assert parser is not None  # noqa: S101 - it is there in this stage
+        if self._address is None and not self._enter():
+            return
+        try:
+            request = parser.feed(data)
+            if request is None:
+                return
+            self._parser = None
+            if wants_upgrade(request):
+                self._upgrade(request, check_upgrade(request), parser.rest)
+            else:
+                self._answer_plain(request)
+        except BadRequest as bad:
+            self._refuse(bad.status, bad.text, bad.text, bad.headers)
+
+    def _enter(self) -> bool:
+        """Count the connection by its address, now known also behind a PROXY protocol; refuse it if it is one too many."""
+        address = self._address = _host_of(self.transport.getPeer())
+        most = self.site.limits.max_connections_per_address
+        if self.site.registry.enter(address) > most > 0 and address:
+            self._refuse(429, "too many connections from this address", "max-connections-per-address", [("Retry-After", RETRY_AFTER)])
+            return False
+        return True
+
+    def _answer_plain(self, request: Request) -> None:
+        page = self.site.application.page
+        if page is not None and request.path == "/" and request.method in ("GET", "HEAD"):
+            self._refuse(200, page, "the page", _PAGE_HEADERS, cause=None, head_only=request.method == "HEAD")
+        else:
+            self._refuse(
+                426, _UPGRADE_NEEDED, "not a WebSocket request", [("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")],
+                cause=None, head_only=request.method == "HEAD",
+            )  # fmt: skip
+
+    def _upgrade(self, request: Request, upgrade: Upgrade, rest: bytes) -> None:
+        site = self.site
+        if site.registry.draining:
+            self._refuse(503, "the server is restarting", "draining", [("Retry-After", RETRY_AFTER)], cause=Cause.DRAIN)
+            return
+        if not site.origins.allows(upgrade.origin, request.header("host") or ""):
+            self._refuse(403, "this origin may not connect", "origin not allowed")
+            return
+        self.session = session = Session(
+            self,
+            request,
+            peer=self.peer,
+            scheme="wss" if ISSLTransport.providedBy(self.transport) else "ws",
+            queue_size=site.output.queue_size,
+            slow_consumer=site.output.slow_consumer,
+        )
+        session.subprotocol = choose_subprotocol(upgrade.subprotocols, site.application.subprotocols or site.handshake.subprotocol)
+        self._stage, self._early = _Stage.DECIDING, rest
+        self._put_deadline(site.handshake.handshake_timeout)
+        admit = site.application.admit
+        outcome = None
+        try:
+            outcome = admit(session) if admit is not None else None
+        except Exception:
+            self._not_admitted(Failure(), session)
+            return
+        if isawaitable(outcome):
+            # Deferred.addCallbacks runs at once where the awaitable did not have to wait
+            self._decision = decision = site.start(outcome)
+            decision.addCallbacks(lambda _: self._admitted(session, upgrade), self._not_admitted, errbackArgs=(session,))
+            decision.addErrback(lambda failure: self._not_admitted(failure, session))
+        else:
+            self._admitted(session, upgrade)
+
+    def _hold_early(self, data: bytes) -> None:
+        """Keep what a peer sends before it is answered, unseen. Reading goes on, so that its leaving is noticed; within bounds."""
+        self._early += data
+        if len(self._early) > self.site.limits.inbox_size > 0:
+            self.pause()
+
+    def _admitted(self, session: Session, upgrade: Upgrade) -> None:
+        self._decision = None
+        if self._stage is not _Stage.DECIDING:  # the peer, or the deadline, was faster
+            return
+        try:
+            if session.subprotocol is not None and session.subprotocol not in upgrade.subprotocols:
+                raise ValueError(f"subprotocol: {session.subprotocol!r}: the client offered {upgrade.subprotocols}")
+            handler = self.site.application(session)
+            deflate, extensions = self._negotiate_deflate(upgrade.extensions)
+            answer = switching_protocols(upgrade, session.subprotocol, extensions, session.response_headers)
+        except Exception:
+            self._not_admitted(Failure(), session)
+            return
+        self._write(answer)
+        self._adopt(deflate)
+        self._stage = _Stage.OPEN
+        self.site.registry.add(session)
+        self.site.metrics.opened += 1
+        self.site.keepalive.wheel.take(self)
+        self.site.keepalive.begin(self, session)
+        self.site.observer.opened(session)
+        early, self._early = self._early, b""
+        if len(early) > self.site.limits.inbox_size > 0:
+            self.resume()
+        session.open(handler, self.site.clock.seconds())
+        if early and self._stage in (_Stage.OPEN, _Stage.CLOSING):
+            self.data = early
+            self.consumeData()
+
+    def _not_admitted(self, failure: Failure, session: Session) -> None:
+        self._decision = None
+        if self._stage is not _Stage.DECIDING:
+            return
+        refused = failure.value
+        if isinstance(refused, Refused):
+            try:
+                self._refuse(refused.status, refused.body, "the application refused", refused.headers)
+                return
+            except ValueError as error:  # a header that must not be sent
+                failure = Failure(error)
+        _log.failure(
+            "application raised in admit session={session} peer={peer}", failure, session=session.id, peer=session.peer,
+            limit="application raised",
+        )  # fmt: skip
+        self._refuse(500, "internal server error", "the application raised", cause=Cause.APPLICATION_ERROR)
+
+    def _refuse(
+        self,
+        status: int,
+        body: bytes | str,
+        why: str,
+        headers: Sequence[tuple[str, str]] = (),
+        *,
+        cause: Cause | None = Cause.HANDSHAKE_REFUSED,
+        head_only: bool = False,
+    ) -> None:
+        """Answer with something other than 101 and end the connection; no cause if it never asked to be a session."""
+        answer = response(status, headers, body, head_only=head_only)
+        self._answer = (cause, status, why)
+        self._write(answer)
+        self._finish(read_on=True)
+
+    def _cancel_decision(self) -> None:
+        decision, self._decision = self._decision, None
+        if decision is not None:
+            self._stage = _Stage.HEAD  # so that the cancelled decision, when it comes, is not heard
+            decision.cancel()
+
+    def _negotiate_deflate(self, offers: str) -> tuple[PerMessageDeflate | None, str]:
+        """Accept the first usable offer of permessage-deflate (RFC 7692 section 7), if compression is on.
+
+        Returns:
+            Autobahn's codec, or None, and the value for Sec-WebSocket-Extensions, "" for none.
+        """
+        handshake = self.site.handshake
+        if handshake.compression == "off" or not offers:
+            return None, ""
+        bits = handshake.compression_window_bits
+        for name, parameters in self._parseExtensionsHeader(offers):
+            if name != PerMessageDeflate.EXTENSION_NAME:
+                continue
+            try:
+                offer = PerMessageDeflateOffer.parse(parameters)
+            except Exception:  # noqa: S112 - Autobahn's plain Exception; section 5.1: an invalid offer is declined
+                continue
+            accept = PerMessageDeflateOfferAccept(
+                offer,
+                request_max_window_bits=bits if offer.accept_max_window_bits else 0,
+                window_bits=min(bits, offer.request_max_window_bits or bits),
+                mem_level=max(1, bits - 7),  # zlib's hash table in proportion to its window, as its own default of 15 and 8
+            )
+            return PerMessageDeflate.create_from_offer_accept(True, accept), accept.get_extension_string()
+        return None, ""
+
+    def _adopt(self, deflate: PerMessageDeflate | None) -> None:
+        """Put Autobahn into the state that its own handshake would have left (protocol.py:succeedHandshake)."""
+        self.state = self.STATE_OPEN
+        self.data = b""
+        self.current_frame = None
+        self.inside_message = False
+        self.utf8validator = Utf8Validator()
+        if deflate is not None:
+            self._perMessageCompress = deflate
+
+    # Autobahn's side: frames become messages
+
+    def _onMessageBegin(self, isBinary: bool) -> None:
+        self._is_text = not isBinary
+        self._payload = b""
+        self._frames = 0
+        self.message_data_total_length = 0  # Autobahn bounds inflation by it
+
+    def _onMessageFrameBegin(self, length: int) -> None:
+        limits = self.site.limits
+        self._frames += 1
+        self.message_data_total_length += length
+        if 0 < limits.max_message_size < self.message_data_total_length:
+            self._fail(1009, "message too big", Cause.TOO_BIG)
+        elif 0 < limits.max_frames_per_message < self._frames:
+            self._fail(1008, "too many frames in a message", Cause.TOO_BIG)
+
+    def _onMessageFrameData(self, payload: bytes) -> None:
+        # One buffer, not Autobahn's list of pieces: a message that trickles in would cost some forty times its size.
+        if not self._payload:
+            self._payload = payload
+        elif isinstance(self._payload, bytearray):
+            self._payload += payload
+        else:
+            self._payload = bytearray(self._payload) + payload
+
+    def _onMessageFrameEnd(self) -> None:
+        pass
+
+    def _onMessageEnd(self) -> None:
+        session = self.session
+        if self.failedByMe or session is None or not self._may_speak():
+            return
+        payload, self._payload = self._payload, b""
+        session.deliver(payload.decode() if self._is_text else bytes(payload), len(payload))
+
+    def _may_speak(self) -> bool:
+        """Count a message against the rate limit."""
+        rate = self.site.limits.message_rate
+        if rate:
+            now = self.site.clock.seconds()
+            if self._rate is None:
+                self._rate = TokenBucket(rate, rate, now)
+            if not self._rate.take(now):
+                self._fail(1008, "too many messages", Cause.RATE_LIMIT)
+                return False
+        return True
+
+    def _onPing(self, payload: bytes) -> None:
+        if self._stage is not _Stage.OPEN or not self._may_control():
+            return
+        if self.session is not None and self.session.congested:
+            self._pong_due = payload  # section 5.5.3: the most recent ping alone may be answered; no queue of pongs
+        else:
+            self._write(frame(PONG, payload))
+
+    def _onPong(self, payload: bytes) -> None:
+        if self._stage is _Stage.OPEN and self.session is not None and not self.site.keepalive.pong(self.session, payload):
+            self._may_control()
+
+    def _may_control(self) -> bool:
+        """Count a ping, or a pong that nobody asked for, against the rate limit."""
+        rate = self.site.limits.control_frame_rate
+        if rate:
+            now = self.site.clock.seconds()
+            if self._control_rate is None:
+                self._control_rate = TokenBucket(rate, rate, now)
+            if not self._control_rate.take(now):
+                self._fail(1008, "too many control frames", Cause.RATE_LIMIT)
+                return False
+        return True
+
+    def onCloseFrame(self, code: int | None, reasonRaw: bytes | None) -> bool:
+        """The peer's close frame. Autobahn's own refuses 1014, and ends in a TCP reset where we closed first (protocol.py:819)."""
+        if code is not None and not is_close_code(code):
+            self._fail(1002, "invalid close code", Cause.PROTOCOL_ERROR)
+            return True
+        try:
+            reason = (reasonRaw or b"").decode()
+        except UnicodeDecodeError:
+            self._fail(1007, "close reason is not UTF-8", Cause.INVALID_UTF8)
+            return True
+        if self._stage is _Stage.OPEN:
+            self._write(close_frame(code))  # section 5.5.1: typically echoes the status code
+        if self.session is not None:
+            self.session.peer_closed(code, reason)
+        self._finish(read_on=False)
+        return True
+
+    def _protocol_violation(self, reason: str) -> bool:
+        self._fail(1002, reason, Cause.PROTOCOL_ERROR)
+        return True  # Autobahn: look at nothing more
+
+    def _invalid_payload(self, reason: str) -> bool:  # noqa: ARG002 - it quotes offsets; the code says enough
+        self._fail(1007, "invalid payload", Cause.INVALID_UTF8)
+        return True
+
+    def _fail_connection(self, code: int = 1002, reason: str = "") -> None:
+        """Autobahn found the peer at fault; in practice a message that inflates over the limit."""
+        self._fail(code, "message too big" if code == 1009 else reason, _CAUSES.get(code, Cause.PROTOCOL_ERROR))
+
+    def _fail(self, code: int, reason: str, cause: Cause) -> None:
+        if self.session is not None:
+            self.session.fail(code, reason, cause)
+
+    # The session's side: Wire
+
+    def send(self, payload: bytes, *, text: bool) -> None:
+        """Send a message. Framed here: Autobahn bounds outgoing messages by the limit on incoming ones (protocol.py:2621)."""
+        deflate, flags = self._perMessageCompress, 0
+        if deflate is not None:
+            deflate.start_compress_message()
+            payload = deflate.compress_message_data(payload) + deflate.end_compress_message()
+            flags = COMPRESSED
+        self._write(frame(TEXT if text else BINARY, payload, flags))
+
+    def ping(self, payload: bytes) -> None:
+        """Send a ping."""
+        if self._stage is _Stage.OPEN:
+            self._write(frame(PING, payload))
+
+    def close(self, code: int, reason: str) -> None:
+        """Send a close frame and await the peer's."""
+        if self._stage is _Stage.OPEN:
+            self._write(close_frame(code, reason))
+            self._stage = _Stage.CLOSING
+            self.state = self.STATE_CLOSING
+            self._put_deadline(self.site.shutdown.close_timeout)
+
+    def fail(self, code: int, reason: str) -> None:
+        """Send a close frame, unless one is out, and look at nothing more."""
+        if self._stage is _Stage.OPEN:
+            self._write(close_frame(code, reason))
+        if self._stage in (_Stage.OPEN, _Stage.CLOSING):
+            self._finish(read_on=True)
+
+    def abort(self) -> None:
+        """End the connection at once."""
+        if self._stage is not _Stage.LOST:
+            self._stage = _Stage.ENDING
+            self._forget_input()
+            self.site.keepalive.wheel.take(self)
+            self.transport.unregisterProducer()
+            self.transport.abortConnection()
+
+    def pause(self) -> None:
+        """Stop reading."""
+        self.transport.pauseProducing()
+
+    def resume(self) -> None:
+        """Read again."""
+        if self._stage is not _Stage.LOST:
+            self.transport.resumeProducing()
+
+    def buffered(self) -> int:
+        """Return the bytes written that the operating system has not taken yet."""
+        return 0 if self._stage is _Stage.LOST else buffered_in(self.transport)
+
+    # Inside
+
+    def _write(self, data: bytes) -> None:
+        self.written += len(data)
+        self.transport.write(data)
+
+    def _finish(self, *, read_on: bool) -> None:
+        """Let the transport end once its buffer has left, or at the deadline.
+
+        Args:
+            read_on: Whether the peer may still be sending. Then only our half is closed, and what comes is thrown away until the peer
+                closes its own: a socket closed with bytes unread sends a reset, which can destroy the answer that is on its way (RFC
+                9112 section 9.6).
+        """
+        self._stage = _Stage.ENDING
+        self._forget_input()
+        self._put_deadline(self.site.shutdown.close_timeout)
+        transport = self.transport
+        transport.unregisterProducer()
+        if read_on and not ISSLTransport.providedBy(transport):
+            transport.resumeProducing()
+            transport.loseWriteConnection()
+        else:  # TLS ends with its close_notify, and reads on by itself
+            transport.loseConnection()
+
+    def _forget_input(self) -> None:
+        """Stop Autobahn, and drop what it and the handshake hold."""
+        self.state = self.STATE_CLOSED
+        self.failedByMe = True
+        self.data = self._early = self._payload = b""
+        self._parser = None
+        self._perMessageCompress = None
+
+    def _internal_error(self) -> None:
+        """Something of ours raised: harm nobody else."""
+        if self._stage in (_Stage.OPEN, _Stage.CLOSING):
+            self._fail(1011, "", Cause.INTERNAL_ERROR)
+        else:
+            self._answer = (Cause.INTERNAL_ERROR, None, "a fault of this server")
+            self.abort()
+
+    def _end_session(self, session: Session, cause: Cause) -> None:
+        site = self.site
+        session.lost(cause)
+        site.registry.remove(session)
+        metrics = site.metrics
+        assert session.ending is not None  # noqa: S101 - lost has set it
+        metrics.closed[session.ending.cause] += 1
+        metrics.messages_in += session.messages_in
+        metrics.messages_out += session.messages_out
+        metrics.octets_in += session.octets_in
+        metrics.octets_out += session.octets_out
+        metrics.dropped += session.dropped
+        site.observer.closed(session, site.clock.seconds() - session.opened_at)
+
+    def _put_deadline(self, seconds: float) -> None:
+        """Put the connection's one deadline on the wheel; 0 for none."""
+        if seconds:
+            self.site.keepalive.wheel.put(self, seconds)
+        else:
+            self.site.keepalive.wheel.take(self)
+
+    def _set_no_delay(self) -> None:
+        set_no_delay = getattr(self.transport, "setTcpNoDelay", None)
+        if set_no_delay is not None and isinstance(self.transport.getPeer(), (IPv4Address, IPv6Address)):
+            set_no_delay(True)
+
+
+class SiteFactory(ServerFactory):
+    """Makes a ``ServerProtocol`` of each connection.
+
+    Args:
+        site: What they share.
+        accepted: Called once per connection.
+    """
+
+    noisy = False
+    isServer = True  # Autobahn asks its factory
+
+    def __init__(self, site: Site, accepted: Callable[[], None] = lambda: None) -> None:
+        self.site, self._accepted = site, accepted
+
+    def buildProtocol(self, addr: IAddress | None) -> ServerProtocol:  # noqa: ARG002 - Twisted's signature
+        """A connection was accepted."""
+        self._accepted()
+        protocol = ServerProtocol(self.site)
+        protocol.factory = self
+        return protocol
+
+
+def buffered_in(transport: ITransport | None) -> int:
+    """Return the bytes that a transport, and those below it, hold for a slow peer.
+
+    Twisted has no public word for it: its producers only hear of two marks.
+    """
+    octets = 0
+    while transport is not None:
+        if isinstance(transport, TLSMemoryBIOProtocol):
+            octets += sum(map(len, transport._appSendBuffer))  # noqa: SLF001
+        elif isinstance(transport, FileDescriptor):
+            return octets + len(transport.dataBuffer) - transport.offset + transport._tempDataLen  # noqa: SLF001
+        elif hasattr(transport, "get_write_buffer_size"):
+            return octets + int(transport.get_write_buffer_size())
+        transport = getattr(transport, "transport", None)
+    return octets
+
+
+def _cause_of(reason: Failure) -> Cause:
+    if reason.check(ConnectionDone):
+        return Cause.FIN
+    return Cause.TLS_ERROR if reason.check(TLSError) else Cause.RESET
+
+
+def _host_of(address: IAddress) -> str:
+    """The part of an address that its connections share; "" where there is none."""
+    return address.host if isinstance(address, (IPv4Address, IPv6Address)) else ""
+
+
+def _address_text(address: IAddress) -> str:
+    if isinstance(address, IPv6Address):
+        return f"[{address.host}]:{address.port}"
+    if isinstance(address, IPv4Address):
+        return f"{address.host}:{address.port}"
+    if isinstance(address, UNIXAddress):
+        name = address.name
+        return f"unix:{name.decode('utf-8', 'replace')}" if name else "unix"
+    return "unknown"

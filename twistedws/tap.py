@@ -1,0 +1,361 @@
+"""``twistd twistedws``: the command line, and the one place where all parts are put together. Floor 7.
+
+Only here are the environment and the command line read. A configuration that is wrong ends the start with one line on standard error
+and exit status 2; an endpoint that cannot be listened on, with status 1.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import textwrap
+import time
+from collections.abc import Awaitable, Callable
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn, TextIO, cast
+
+from twisted.application.service import IServiceCollection, MultiService
+from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.interfaces import IReactorCore, IReactorTime
+from twisted.logger import ILogObserver, Logger
+from twisted.python import usage
+from twisted.python.components import Componentized
+from twisted.python.logfile import LogFile
+
+from twistedws import config
+from twistedws.drain import Drain
+from twistedws.errors import ConfigurationError, ListenError
+from twistedws.gateway.loader import load
+from twistedws.keepalive import KeepaliveService
+from twistedws.listening import ListeningService, endpoints, most_connections, raise_descriptor_limit
+from twistedws.logs import ConnectionLog, LogWriter
+from twistedws.metrics import Metrics
+from twistedws.origin import OriginPolicy
+from twistedws.protocol import Site, SiteFactory
+from twistedws.registry import Registry
+
+_log = Logger()
+
+EXIT_CANNOT_SERVE, EXIT_WRONG_CONFIGURATION = 1, 2
+
+_BY_OPTION = {each.option: each for each in config.SETTINGS}
+
+
+class Options(usage.Options):
+    """The command line; every option but four is made from ``config.SETTINGS``."""
+
+    synopsis = "[options] [APP]"
+    longdesc = (
+        "APP is package.module:attribute, a handler class or `async def app(session)`; or echo, the default. Each option can also be "
+        "given as a variable TWISTEDWS_… or as a key of the file that --config names; the command line goes before the environment, "
+        "and that before the file."
+    )
+    optFlags = (
+        ["check-config", None, "Say whether the configuration is right: exit with 0, or with 2 and what is wrong."],
+        ["show-config", None, "Print the effective configuration, with the origin of each value, and exit."],
+        ["version", None, "Print the version and exit."],
+    )
+    optParameters = (["config", None, None, "TOML file with settings (TWISTEDWS_CONFIG)."],)
+
+    resolved: config.Resolved
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: dict[str, object] = {}
+
+    def parseOptions(self, options: list[str] | None = None) -> None:
+        """Parse; what is wrong ends the process with one line, not with Twisted's pages of usage."""
+        try:
+            super().parseOptions(options)
+        except usage.UsageError as error:
+            _stop(f"twistedws: {error} (see twistd twistedws --help)", EXIT_WRONG_CONFIGURATION)
+        except ConfigurationError as error:
+            _stop(f"twistedws: {error}", EXIT_WRONG_CONFIGURATION)
+
+    def parseArgs(self, *arguments: str) -> None:
+        """Take APP."""
+        if len(arguments) > 1:
+            raise usage.UsageError(f"{arguments[1]}: one APP is accepted, and {arguments[0]} is one already")
+        if arguments:
+            self.given["app"] = arguments[0]
+
+    def postOptions(self) -> None:
+        """Resolve the configuration, carry out what only prints, and see to the reactor."""
+        if self["version"]:
+            _stop(f"twistedws {version('twistedws')}", 0, sys.stdout)
+        name = self["config"] or os.environ.get("TWISTEDWS_CONFIG", "")
+        self.resolved = config.resolve(
+            command_line=self.given, environment=os.environ, file_text=_read(name) if name else None, file_name=name
+        )
+        if self["show-config"]:
+            _stop(self.resolved.show().rstrip(), 0, sys.stdout)
+        reactor = install_reactor()
+        if self["check-config"]:
+            compose(self.resolved.configuration, reactor)
+            _stop("twistedws: the configuration is right", 0, sys.stdout)
+
+    def take(self, option: str, value: str) -> None:
+        """Note an option as it was given."""
+        if _BY_OPTION[option].repeatable:
+            cast("list[str]", self.given.setdefault(option, [])).append(value)
+        else:
+            self.given[option] = value
+
+    def getUsage(self, width: int | None = None) -> str:
+        """The help text: our own, since Twisted's knows nothing of sections."""
+        wide = min(width or 100, 100)
+        own = [("--config=FILE", str(self.optParameters[0][3])), *((f"--{flag[0]}", str(flag[2])) for flag in self.optFlags)]
+        lines = ["", *textwrap.wrap(self.longdesc, wide), ""]
+        section = ""
+        for each in config.SETTINGS:
+            if each.section != section:
+                section = each.section
+                lines += ["", f"{section.capitalize()}:"]
+            lines += _help_entry(
+                f"--{each.option}=" if not each.positional else "APP", f"{each.help}{_choices(each)} [{_default(each)}]", wide
+            )
+        lines += ["", "Other:"]
+        for name, text in [*own, ("--help", "Show this text and exit.")]:
+            lines += _help_entry(name, text, wide)
+        return "\n".join(lines) + "\n"
+
+
+def _add_option(setting: config.Setting) -> None:
+    """Give ``Options`` the method by which Twisted knows of an option."""
+
+    def take(self: Options, value: str) -> None:
+        self.take(setting.option, value)
+
+    take.__doc__ = setting.help
+    setattr(Options, f"opt_{setting.name}", take)
+
+
+for _each in config.SETTINGS:
+    if not _each.positional:
+        _add_option(_each)
+
+
+def makeService(options: Options) -> Server:
+    """Put the server together (twistd's entry point)."""
+    from twisted.internet import reactor
+
+    try:
+        server = compose(options.resolved.configuration, reactor)
+    except ConfigurationError as error:
+        _stop(f"twistedws: {error}", EXIT_WRONG_CONFIGURATION)
+    server.twistd = options.parent if options.parent is not None else {}
+    return server
+
+
+def install_reactor() -> Any:
+    """Return the reactor: the one that ``twistd --reactor`` named, or Twisted's asyncio reactor on a uvloop loop.
+
+    Raises:
+        ConfigurationError: It is the select reactor, or one that cannot be had here.
+    """
+    if "twisted.internet.reactor" not in sys.modules:
+        from twisted.internet import asyncioreactor
+
+        try:
+            import uvloop
+        except ImportError:  # Windows, PyPy
+            asyncioreactor.install()
+        else:
+            asyncioreactor.install(uvloop.new_event_loop())
+    from twisted.internet import reactor
+
+    if type(reactor).__name__ == "SelectReactor":
+        raise ConfigurationError(
+            "--reactor",
+            "select",
+            "select() fails on descriptors above 1023; no --reactor, or asyncio, epoll, kqueue or poll is accepted",
+        )
+    if asyncio_loop(reactor) is None:
+        # Twisted's own reactors tell time by the wall clock (twisted #2424): a clock that is set would end every connection.
+        reactor.seconds = time.monotonic  # type: ignore[method-assign]
+    return reactor
+
+
+def asyncio_loop(reactor: object) -> Any | None:
+    """Return the asyncio loop below the reactor; None if it has none."""
+    return getattr(reactor, "_asyncioEventloop", None)
+
+
+def compose(settings: config.Configuration, reactor: Any) -> Server:
+    """Make all parts and hand each what it needs.
+
+    Raises:
+        ConfigurationError: The application cannot be loaded, an endpoint is none, an origin is none.
+    """
+    loop = asyncio_loop(reactor)
+    clock = cast("IReactorTime", reactor)
+    places = endpoints(settings.listening, reactor)
+    try:
+        origins = OriginPolicy(settings.handshake.origin)
+    except ValueError as error:
+        raise ConfigurationError("origin", None, str(error)) from error
+    application = load(settings.hosting, inbox_size=settings.limits.inbox_size, has_asyncio=loop is not None)
+    keepalive = KeepaliveService(settings.keepalive, settings.output.write_stall_timeout, clock)
+    site = Site(
+        application=application,
+        handshake=settings.handshake,
+        limits=settings.limits,
+        output=settings.output,
+        shutdown=settings.shutdown,
+        origins=origins,
+        keepalive=keepalive,
+        registry=Registry(),
+        metrics=Metrics(),
+        observer=ConnectionLog(),
+        clock=clock,
+        start=_starter(loop),
+        most_connections=most_connections(settings.limits.max_connections, raise_descriptor_limit()),
+    )
+    listening = ListeningService(settings.listening, clock, places)
+    listening.factory = SiteFactory(site, listening.accepted)
+    return Server(settings, reactor, site, listening)
+
+
+def _starter(loop: Any | None) -> Callable[[Awaitable[None]], Deferred[None]]:
+    """How an awaitable is run on this reactor: as a task where there is an asyncio loop, else it may wait for Deferreds only."""
+    if loop is None:
+        return lambda awaitable: Deferred.fromCoroutine(_as_coroutine(awaitable))
+    import asyncio
+
+    return lambda awaitable: Deferred.fromFuture(asyncio.ensure_future(awaitable, loop=loop))
+
+
+async def _as_coroutine(awaitable: Awaitable[None]) -> None:
+    await awaitable
+
+
+class Server(MultiService):
+    """The service that twistd runs: the wheel, the listening ports, the drain at the end.
+
+    Args:
+        settings: The configuration.
+        reactor: For signals and the end.
+        site: What connections share.
+        listening: Where they come from.
+    """
+
+    def __init__(self, settings: config.Configuration, reactor: Any, site: Site, listening: ListeningService) -> None:
+        super().__init__()
+        self.setName("twistedws")
+        self.twistd: Any = {}
+        self.site, self.listening = site, listening
+        self._settings, self._reactor = settings, reactor
+        self._drain: Drain | None = None
+        self._writer: LogWriter | None = None
+        site.keepalive.setServiceParent(self)
+
+    def setServiceParent(self, parent: Any) -> None:
+        """Join twistd's application, and give it our log observer unless the command line names another."""
+        if isinstance(parent, Componentized) and not self.twistd.get("logger") and not self.twistd.get("syslog"):
+            logging = self._settings.logging
+            self._writer = LogWriter(_log_stream(self.twistd), logging.log_format, logging.log_level)
+            parent.setComponent(ILogObserver, self._writer)
+        super().setServiceParent(IServiceCollection(parent, parent))
+
+    def startService(self) -> None:
+        """Start everything; listen last."""
+        super().startService()
+        limit = raise_descriptor_limit()  # again: daemonize may come between
+        _log.info(
+            "serving {app}: at most {most} connections, with {limit} descriptors",
+            app=self.site.application.name, most=self.site.most_connections or "any number of", limit=limit,
+        )  # fmt: skip
+        try:
+            self.listening.startService()
+        except ListenError as error:
+            self._cannot_serve(error)
+        cast("IReactorCore", self._reactor).addSystemEventTrigger("after", "startup", self._take_signals)
+
+    @inlineCallbacks
+    def stopService(self) -> Any:
+        """Listen no more, drain, then stop the rest."""
+        drain = self._drain = Drain(self.site.registry, self._settings.shutdown, self._reactor)
+        stopped = self.listening.stopService()
+        yield drain.start()
+        yield stopped
+        metrics = self.site.metrics
+        _log.info(
+            "served {opened} sessions: {causes}", opened=metrics.opened,
+            causes=", ".join(f"{cause.value} {count}" for cause, count in metrics.closed.most_common()) or "none ended",
+        )  # fmt: skip
+        yield super().stopService()
+
+    def _take_signals(self) -> None:
+        """Our own handlers: with Twisted's, SIGTERM ends in status 143, and a second one in a traceback."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._signalled)
+        if self._writer is not None and hasattr(signal, "SIGUSR1"):
+            signal.signal(signal.SIGUSR1, self._reopen)
+
+    def _signalled(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature of a signal handler
+        self._reactor.callFromThread(self._stop_or_hurry, number)
+
+    def _reopen(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if self._writer is not None:
+            self._reactor.callFromThread(self._writer.reopen)
+
+    def _stop_or_hurry(self, number: int) -> None:
+        if self._drain is not None:
+            self._drain.hurry()
+        else:
+            _log.info("received {signal}", signal=signal.Signals(number).name)
+            self._reactor.stop()
+
+    def _cannot_serve(self, error: ListenError) -> NoReturn:
+        """End the start. A daemon's parent waits for an exception to report; else one line and the status are better."""
+        if self.twistd.get("statusPipe") is not None:
+            raise error
+        pidfile = self.twistd.get("pidfile")
+        if pidfile:
+            Path(pidfile).unlink(missing_ok=True)
+        _stop(f"twistedws: cannot listen on {error}", EXIT_CANNOT_SERVE)
+
+
+def _log_stream(twistd: Any) -> TextIO | LogFile:
+    """Where twistd would log to: standard output, or the file of --logfile. It is not rotated here: logrotate does, with SIGUSR1."""
+    name = twistd.get("logfile")
+    if name == "-" or (twistd.get("nodaemon", True) and not name):
+        return sys.stdout
+    path = Path(name or "twistd.log").absolute()
+    return LogFile(path.name, str(path.parent), rotateLength=None)
+
+
+def _read(name: str) -> str:
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        text = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "it is no UTF-8"
+        raise ConfigurationError("--config", name, f"cannot be read: {text}") from None
+
+
+def _choices(setting: config.Setting) -> str:
+    return f" One of {', '.join(setting.choices)}." if setting.choices else ""
+
+
+def _default(setting: config.Setting) -> str:
+    value = setting.default
+    if isinstance(value, tuple):
+        return "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _help_entry(name: str, text: str, width: int) -> list[str]:
+    first = f"      {name:<30} "
+    return (
+        textwrap.wrap(text, width, initial_indent=first, subsequent_indent=" " * len(first))
+        if len(first) < 40
+        else [first, *textwrap.wrap(text, width, initial_indent=" " * 37, subsequent_indent=" " * 37)]
+    )
+
+
+def _stop(line: str, status: int, stream: TextIO | None = None) -> NoReturn:
+    print(line, file=stream or sys.stderr)
+    raise SystemExit(status)
