@@ -361,7 +361,7 @@ class World:
 
     def flush(self) -> None:
         """Carry everything that can be carried."""
-        while any([link.flush() for link in self.links]):
+        while any([link.flush() for link in self.links]):  # noqa: C419 - every link, not only up to the first that moved
             pass
 
     def advance(self, seconds: float) -> None:
