@@ -48,12 +48,12 @@ _INTEGER = re.compile(r"([0-9]{1,18})([A-Za-z]*)")
 _DECIMAL = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)([A-Za-z]*)")
 
 # Bounds where a declaration gives none. Every number has both: a slip of some zeros is refused at the start, not
-# found in production. A rate below 1 would never let its first message through a bucket of one second's worth. A
-# timer below a millisecond is a busy loop, and epoll counts its timeout in 31 bits of milliseconds: 24.8 days.
+# found in production. A timer below a millisecond is a busy loop, and epoll counts its timeout in 31 bits of
+# milliseconds: 24.8 days.
 _BOUNDS: dict[str, tuple[float, float]] = {
     "integer": (1, 10**7),
     "size": (1, 64 * 2**30),
-    "number": (1, 10**6),
+    "number": (0.001, 10**6),
     "duration": (0.001, 7 * 24 * 3600),
 }
 _NOUNS = {
@@ -426,7 +426,7 @@ class Setting:
     def _read_entry(self, value: object, name: str) -> object:
         result = _READERS[self.kind](value)
         if result is None or not self._holds(result):
-            raise ConfigurationError(name, '""' if value == "" else value, self.accepted)
+            raise ConfigurationError(name, _showable(value), self.accepted)
         return result
 
     def _holds(self, value: Any) -> bool:
@@ -574,7 +574,7 @@ def resolve(
         given.update(_from_file(file_text, _one_line(file_name or "configuration file")))
     given.update(_from_environment(environment))
     given.update(_from_command_line(command_line))
-    _check_together(given)
+    _reconcile(given)
     sections = {
         section: kind_of_section(**{each.name: given[each.name].value for each in SETTINGS if each.section == section})
         for section, kind_of_section in _SECTIONS.items()
@@ -632,12 +632,24 @@ def _unknown(name: str, word: str, known: Iterable[str], what: str) -> Configura
     return ConfigurationError(_one_line(name), None, f"no such {what}" + (f"; did you mean {near[0]}?" if near else ""))
 
 
-def _check_together(given: Mapping[str, _Given]) -> None:
-    """Refuse values that do not go together. The blame is on one that the user gave, and both are named."""
+def _reconcile(given: dict[str, _Given]) -> None:
+    """Refuse values that the user gave and that do not go together, naming both; cut a default to what leaves it sense."""
     drain, graceful = given["drain_seconds"], given["graceful_timeout"]
-    if 0 < graceful.value < drain.value and drain.source != "default":  # a default drain is cut to what is left
+    if not 0 < graceful.value < drain.value:
+        return
+    if drain.source != "default":
         accepted = f"at most the {_plain(graceful.value)} s of {graceful.name}"
         raise ConfigurationError(drain.name, _plain(drain.value), accepted)
+    # The effective value, so that what `Resolved.show` prints is accepted as a file again.
+    given["drain_seconds"] = dataclasses.replace(drain, value=graceful.value)
+
+
+def _showable(value: object) -> object:
+    """The value as a message can show it."""
+    try:
+        return value if repr(value) != "''" else '""'
+    except (ValueError, RecursionError):  # TOML's 0xfff... may have more digits than repr() gives
+        return "(too long to be shown)"
 
 
 def _one_line(text: str) -> str:

@@ -15,7 +15,7 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import ITCPTransport
-from twisted.internet.protocol import Protocol
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -168,13 +168,13 @@ class RawPeer(Protocol):
 
     def __init__(self) -> None:
         self.data = bytearray()
-        self.ended: type[Exception] | None = None
+        self.ended: type[BaseException] | None = None
 
     def dataReceived(self, data: bytes) -> None:
         self.data += data
 
-    def connectionLost(self, reason: Failure | None = None) -> None:  # type: ignore[override]
-        self.ended = type(reason.value) if reason is not None else ConnectionDone
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.ended = reason.type
 
     def send(self, data: bytes) -> None:
         assert self.transport is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -170,7 +171,7 @@ class Closing(SynchronousTestCase):
 class Backpressure(SynchronousTestCase):
     """Peers that take less than they are sent."""
 
-    def _stuffed(self, **settings: object) -> tuple[World, Recorder]:
+    def _stuffed(self, **settings: Any) -> tuple[World, Recorder]:
         """A session whose peer takes nothing, over its transport's high-water mark."""
         world = World(write_stall_timeout=settings.pop("write_stall_timeout", 0), ping_interval=0, **settings)
         world.raw(request())
