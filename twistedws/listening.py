@@ -56,7 +56,7 @@ def endpoints(settings: config.Listening, reactor: object) -> list[tuple[str, IS
         try:
             made.append((description, serverFromString(reactor, description)))
         except Exception as error:  # whatever an endpoint's parser, or OpenSSL below it, raises
-            text = str(error) or type(error).__name__
+            text = "no such descriptor was inherited (LISTEN_FDS)" if isinstance(error, IndexError) else str(error) or type(error).__name__
             raise ConfigurationError(
                 "endpoint", description, f"{' '.join(text.split())}; a server endpoint string of Twisted is accepted, as tcp:8000"
             ) from error
@@ -181,6 +181,8 @@ def _plain(failure: Failure) -> str:
     error = failure.value
     if isinstance(error, CannotListenError):
         cause = error.socketError
+        if str(cause) == "Cannot acquire lock":  # Twisted's lock file beside a UNIX socket
+            return "another process listens there"
         number = getattr(cause, "errno", None)
         return os.strerror(number) if isinstance(number, int) else str(cause)
     return " ".join(str(error).split()) or type(error).__name__

@@ -357,5 +357,5 @@ def _help_entry(name: str, text: str, width: int) -> list[str]:
 
 
 def _stop(line: str, status: int, stream: TextIO | None = None) -> NoReturn:
-    print(line, file=stream or sys.stderr)
+    print(line, file=stream or sys.__stderr__)
     raise SystemExit(status)
