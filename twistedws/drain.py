@@ -33,6 +33,7 @@ class Drain:
         registry: The connections and sessions of this process.
         settings: How long closes are spread, an answer is awaited, and everything may take.
         clock: The reactor, or a ``Clock``.
+        busy: Counts what the application still runs for sessions, ended ones too.
         uniform: ``random.uniform``, or what stands for it in a test.
     """
 
@@ -41,9 +42,11 @@ class Drain:
         registry: Registry,
         settings: config.Shutdown,
         clock: IReactorTime,
+        busy: Callable[[], int] = lambda: 0,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._registry, self._settings, self._clock, self._uniform = registry, settings, clock, uniform
+        self._busy = busy
         self._done: Deferred[None] = Deferred()
         self._schedule: list[tuple[float, Session]] = []
         self._step = LoopingCall(self._close_due)
@@ -61,7 +64,7 @@ class Drain:
         """Begin; sessions that would open from now on are refused.
 
         Returns:
-            Fires when no connection is left.
+            Fires when no connection is left, and the application has finished with all of them.
         """
         self._registry.draining = True
         self._started_at = self._clock.seconds()
@@ -104,7 +107,7 @@ class Drain:
             session.drain(SERVICE_RESTART, REASON, self._allow)
         if not len(self._registry):
             self._registry.shut_idle()
-        if not self._registry.connections:
+        if not self._registry.connections and not self._busy():
             self._finish()
 
     def _allow(self, close: Callable[[], None]) -> None:

@@ -92,6 +92,7 @@ class Application:
             ``session.response_headers``, and be a coroutine.
         subprotocols: What the application speaks; a client's first choice among them is taken.
         page: An HTML document that answers ``GET /``.
+        busy: Counts what still runs for sessions, those that have ended too; a shutdown waits for it.
     """
 
     build: Callable[[Session], Handler]
@@ -99,6 +100,7 @@ class Application:
     admit: Callable[[Session], Awaitable[None] | None] | None = None
     subprotocols: tuple[str, ...] = ()
     page: bytes | None = None
+    busy: Callable[[], int] = lambda: 0
 
     def __call__(self, session: Session) -> Handler:
         """Return the handler of a session."""

@@ -277,7 +277,7 @@ class Server(MultiService):
     @inlineCallbacks
     def stopService(self) -> Any:
         """Listen no more, drain, then stop the rest."""
-        drain = self._drain = Drain(self.site.registry, self._settings.shutdown, self._reactor)
+        drain = self._drain = Drain(self.site.registry, self._settings.shutdown, self._reactor, self.site.application.busy)
         stopped = self.listening.stopService()
         yield drain.start()
         yield stopped

@@ -10,10 +10,9 @@ Laws of this module:
 from __future__ import annotations
 
 import asyncio
-import io
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 from twisted.logger import Logger
 
@@ -38,7 +37,8 @@ def coroutine_application(coroutine: Coroutine, name: str, *, inbox_size: int, c
         close_timeout: Seconds that the coroutine may run on after its connection is gone; 0 for any time.
         more: Further attributes of the ``Application``.
     """
-    return Application(lambda session: _Pump(session, coroutine, inbox_size, close_timeout), name, **more)
+    tasks: set[asyncio.Task[None]] = set()
+    return Application(lambda session: _Pump(session, coroutine, tasks, inbox_size, close_timeout), name, busy=lambda: len(tasks), **more)
 
 
 class AsyncSession:
@@ -147,12 +147,14 @@ class _Pump:
     """The handler of one session: feeds its coroutine, and sees to the coroutine's end."""
 
     __slots__ = (
-        "_close_timeout", "_coroutine", "_gone", "_inbox", "_inbox_octets", "_inbox_size", "_proceed", "_reader", "_session", "_task",
+        "_close_timeout", "_coroutine", "_gone", "_inbox", "_inbox_octets", "_inbox_size", "_proceed", "_reader", "_session", "_task", "_tasks",
         "_writers",
     )  # fmt: skip
 
-    def __init__(self, session: Session, coroutine: Coroutine, inbox_size: int, close_timeout: float) -> None:
-        self._session, self._coroutine = session, coroutine
+    def __init__(
+        self, session: Session, coroutine: Coroutine, tasks: set[asyncio.Task[None]], inbox_size: int, close_timeout: float
+    ) -> None:
+        self._session, self._coroutine, self._tasks = session, coroutine, tasks
         self._inbox_size, self._close_timeout = inbox_size, close_timeout
         self._inbox: deque[str | bytes] = deque()
         self._inbox_octets = 0
@@ -167,6 +169,8 @@ class _Pump:
     def opened(self, session: Session) -> None:
         """Start the coroutine."""
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"session {session.id}")
+        self._tasks.add(self._task)  # also the reference that keeps it alive
+        self._task.add_done_callback(self._tasks.discard)
 
     def received(self, session: Session, message: str | bytes) -> None:
         """Queue a message; pause reading while too much is queued."""
@@ -271,11 +275,9 @@ class _Pump:
         task = self._task
         if task is None:
             return
-        stack = io.StringIO()
-        task.print_stack(file=stack)
         _log.warn(
-            "cancelling the coroutine of session={session}: it ran on for {seconds} s after its connection was gone, at\n{stack}",
-            session=self._session.id, seconds=self._close_timeout, stack=stack.getvalue(), limit="coroutine cancelled",
+            "cancelling the coroutine of session={session}: it ran on for {seconds:g} s after its connection was gone, at {stack}",
+            session=self._session.id, seconds=self._close_timeout, stack=_stack(task), limit="coroutine cancelled",
         )  # fmt: skip
         task.cancel()
 
@@ -295,3 +297,14 @@ class _Pump:
 def _wake(future: asyncio.Future[None] | None) -> None:
     if future is not None and not future.done():
         future.set_result(None)
+
+
+def _stack(task: asyncio.Task[None]) -> str:
+    """Where a waiting task is, outermost first, in one line; ``Task.get_stack`` shows the outermost frame only."""
+    places, awaited = [], cast("Any", task.get_coro())
+    while awaited is not None:
+        frame = getattr(awaited, "cr_frame", None) or getattr(awaited, "ag_frame", None) or getattr(awaited, "gi_frame", None)
+        if frame is not None and frame.f_globals.get("__name__") != __name__:
+            places.append(f"{frame.f_code.co_name} ({frame.f_code.co_filename}:{frame.f_lineno})")
+        awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "ag_await", None) or getattr(awaited, "gi_yieldfrom", None)
+    return " > ".join(places) or repr(task)
