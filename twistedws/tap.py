@@ -6,7 +6,9 @@ and exit status 2; an endpoint that cannot be listened on, with status 1.
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 import signal
 import sys
 import textwrap
@@ -56,7 +58,6 @@ class Options(usage.Options):
     optFlags = (
         ["check-config", None, "Say whether the configuration is right: exit with 0, or with 2 and what is wrong."],
         ["show-config", None, "Print the effective configuration, with the origin of each value, and exit."],
-        ["version", None, "Print the version and exit."],
     )
     optParameters = (["config", None, None, "TOML file with settings (TWISTEDWS_CONFIG)."],)
 
@@ -70,7 +71,12 @@ class Options(usage.Options):
         """Parse; what is wrong ends the process with one line, not with Twisted's pages of usage."""
         try:
             super().parseOptions(options)
-        except usage.UsageError as error:
+        except usage.UsageError as wrong:
+            error = str(wrong)
+            unknown = re.fullmatch(r"option (--\S+) not recognized", error)
+            if unknown:
+                near = difflib.get_close_matches(unknown[1], [f"--{each}" for each in (*_BY_OPTION, "config", "check-config")], 1)
+                error = f"{unknown[1]}: no such option" + (f"; did you mean {near[0]}?" if near else "")
             _stop(f"twistedws: {error} (see twistd twistedws --help)", EXIT_WRONG_CONFIGURATION)
         except ConfigurationError as error:
             _stop(f"twistedws: {error}", EXIT_WRONG_CONFIGURATION)
@@ -84,8 +90,6 @@ class Options(usage.Options):
 
     def postOptions(self) -> None:
         """Resolve the configuration, carry out what only prints, and see to the reactor."""
-        if self["version"]:
-            _stop(f"twistedws {version('twistedws')}", 0, sys.stdout)
         name = self["config"] or os.environ.get("TWISTEDWS_CONFIG", "")
         self.resolved = config.resolve(
             command_line=self.given, environment=os.environ, file_text=_read(name) if name else None, file_name=name
@@ -96,6 +100,10 @@ class Options(usage.Options):
         if self["check-config"]:
             compose(self.resolved.configuration, reactor)
             _stop("twistedws: the configuration is right", 0, sys.stdout)
+
+    def opt_version(self) -> NoReturn:
+        """Print the version and exit."""
+        _stop(f"twistedws {version('twistedws')}", 0, sys.stdout)
 
     def take(self, option: str, value: str) -> None:
         """Note an option as it was given."""
@@ -118,7 +126,7 @@ class Options(usage.Options):
                 f"--{each.option}=" if not each.positional else "APP", f"{each.help}{_choices(each)} [{_default(each)}]", wide
             )
         lines += ["", "Other:"]
-        for name, text in [*own, ("--help", "Show this text and exit.")]:
+        for name, text in [*own, ("--version", "Print the version and exit."), ("--help", "Show this text and exit.")]:
             lines += _help_entry(name, text, wide)
         return "\n".join(lines) + "\n"
 

@@ -9,7 +9,7 @@ import re
 import runpy
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,16 @@ def from_environment(environment: Mapping[str, str]) -> Resolved:
 
 def from_file(text: str) -> Resolved:
     return resolve(command_line={}, environment={}, file_text=text, file_name="ws.toml")
+
+
+def or_refused(read: Callable[[], object]) -> object:
+    """What is read, or None where it is refused; then in one printable line."""
+    try:
+        return read()
+    except ConfigurationError as error:
+        message = str(error)
+    assert message.isprintable()
+    return None
 
 
 class TestDeclarations:
@@ -143,17 +153,21 @@ ACCEPTED = [
 ]
 
 REFUSED: list[tuple[str, object]] = [
-    *[("port", bad) for bad in ("", "-1", "+1", "65536", "8000.0", " 80", "80 ", "80\n", "0x50", "8_0", "８０", "²", "http", "80s", "8KiB")],
-    *[("port", bad) for bad in (-1, 65536, 80.0, True, False, math.nan, ["80"], {"a": 1}, None, "9" * 5000, 10**5000, "1" * 19)],
+    *[("port", bad) for bad in ("", "-1", "+1", "65536", "8000.0", " 80", "80 ", "80\n", "0x50", "8_0", "http", "80s", "8KiB", "9" * 5000)],
+    *[("port", bad) for bad in ("\uff18\uff10", "\u00b2", "1" * 19)],  # digits to str.isdigit; one digit more than is read
+    *[("port", bad) for bad in (-1, 65536, 80.0, True, False, math.nan, ["80"], {"a": 1}, None, 10**5000)],
     *[("backlog", bad) for bad in ("0", 0, -1, 65536)],
     *[("interface", bad) for bad in ("", "a b", "a\tb", "a\x00", "\udc80", 1, True, ["::1"])],
-    *[("endpoint", bad) for bad in ("", "8000", ":8000", "8000:tcp", "a b:80", "tcp:\n", "tcp:\x00", 80, ["tcp:80", 1], [["tcp:80"]], {"a": 1})],
+    *[("endpoint", bad) for bad in ("", "8000", ":8000", "8000:tcp", "a b:80", "tcp:\n", "tcp:\x00", "tcp:\udc80")],
+    *[("endpoint", bad) for bad in (80, ["tcp:80", 1], [["tcp:80"]], {"a": 1})],
     *[("accept_rate", bad) for bad in ("nan", "inf", "-1", "1e3", ".5", "5.", "5s", "0.0001", "1000001", True, math.inf, -math.inf)],
     *[("accept_rate", bad) for bad in (math.nan, 10**400, -1, "", "one", ["5"])],
-    *[("handshake_timeout", bad) for bad in ("nan", "inf", "-1", "-1s", "5 s", "5S", "5sec", "5d", "5M", "s", "169h", "0.5ms", "", "1h30m")],
+    *[("handshake_timeout", bad) for bad in ("nan", "inf", "-1", "-1s", "5 s", "5S", "5sec", "5d", "5M", "s", "169h", "0.5ms", "")],
+    *[("handshake_timeout", bad) for bad in ("1h30m", "0.0005", "5KiB")],
     *[("handshake_timeout", bad) for bad in (math.nan, math.inf, -1, True, 10**400, 604801, 0.0001, [5])],
     *[("close_timeout", bad) for bad in ("0", 0, 0.0, "0s", -0.0)],
-    *[("max_head_size", bad) for bad in (0, "0", 1023, 2**20 + 1, "2MiB", "1.5KiB", "64kib", "64K", "64KB", "64 KiB", "", -1, True, 1e4)],
+    *[("max_head_size", bad) for bad in (0, "0", 1023, 2**20 + 1, "2MiB", "1.5KiB", "64kib", "64K", "64KB", "64 KiB", "64s")],
+    *[("max_head_size", bad) for bad in ("", -1, True, 1e4)],
     *[("max_headers", bad) for bad in (0, 7, 10001)],
     *[("origin", bad) for bad in ("", "a b", "null ", 1, ["null", ""])],
     *[("subprotocol", bad) for bad in ("", "a b", "a,b", "a/b", "a:b", "é", "a\n", 1, ["ok", "not ok"])],
@@ -175,6 +189,11 @@ NO_ORIGINS = [
 ]  # fmt: skip
 
 
+def _id(value: object) -> str:
+    """A short name for a case; the repr() of some values cannot be had."""
+    return ascii(value)[:40] if not isinstance(value, int) or abs(value) < 10**20 else "an integer of many digits"
+
+
 class TestValues:
     @pytest.mark.parametrize(("name", "written", "value"), ACCEPTED)
     def test_accepted(self, name: str, written: object, value: object) -> None:
@@ -183,7 +202,7 @@ class TestValues:
         assert read == value
         assert type(read) is type(value)
 
-    @pytest.mark.parametrize(("name", "written"), REFUSED, ids=lambda each: ascii(each)[:40] if len(str(each)[:99]) < 99 else "long")
+    @pytest.mark.parametrize(("name", "written"), REFUSED, ids=_id)
     def test_refused(self, name: str, written: object) -> None:
         """A value that the setting does not take is refused in one line that names it and what is accepted."""
         with pytest.raises(ConfigurationError) as caught:
@@ -202,7 +221,7 @@ class TestValues:
     @pytest.mark.parametrize("origin", NO_ORIGINS)
     def test_origin_refused(self, origin: str) -> None:
         """What has a path, credentials, no scheme, a wildcard elsewhere or a port out of range is no origin."""
-        with pytest.raises(ConfigurationError, match="--origin: .*scheme://host"):
+        with pytest.raises(ConfigurationError, match=r"^--origin: .*scheme://host"):
             from_command_line(origin=[origin])
 
     @pytest.mark.parametrize("name", ["compression", "slow_consumer", "log_level", "log_format", "app_kind"])
@@ -241,16 +260,14 @@ class TestValues:
     @pytest.mark.parametrize("value", ["0x" + "f" * 5000, '[["a", 0x' + "f" * 5000 + "]]"])
     def test_number_too_long_to_print(self, value: str) -> None:
         """An integer that Python does not print is refused with one line as well."""
-        with pytest.raises(ConfigurationError, match=r"^ws.toml: endpoint: .{1,100}: a Twisted endpoint"):
+        with pytest.raises(ConfigurationError, match=r"^ws\.toml: endpoint: \(too long to be shown\): a Twisted endpoint"):
             from_file(f"endpoint = {value}")
 
     @given(st.sampled_from(SETTINGS), st.text() | st.from_regex(r"-?[0-9.]{1,25}(ms|s|m|h|KiB|MiB|GiB|e9)?\n?"))
     def test_any_text(self, each: Setting, text: str) -> None:
         """Any text is a value within the bounds, or refused as configuration: nothing else is raised."""
-        try:
-            value = each.read(text, "x")
-        except ConfigurationError as error:
-            assert str(error).isprintable()
+        value = or_refused(lambda: each.read(text, "x"))
+        if value is None:
             return
         assert each.read(value, "x") == value
         if each in NUMBERS:
@@ -268,10 +285,7 @@ class TestValues:
     )
     def test_any_value(self, each: Setting, value: object) -> None:
         """Whatever a file may hold is accepted or refused as configuration: nothing else is raised."""
-        try:
-            each.read(value, "x")
-        except ConfigurationError as error:
-            assert str(error).isprintable()
+        or_refused(lambda: each.read(value, "x"))
 
     @given(st.integers(1, 10**6))
     def test_milliseconds(self, count: int) -> None:
@@ -433,10 +447,7 @@ class TestFile:
     @given(st.text(max_size=60))
     def test_any_file(self, text: str) -> None:
         """Any text is a configuration, or refused as one: nothing else is raised."""
-        try:
-            from_file(text)
-        except ConfigurationError as error:
-            assert str(error).isprintable()
+        or_refused(lambda: from_file(text))
 
 
 class TestTogether:

@@ -147,7 +147,8 @@ class _Pump:
     """The handler of one session: feeds its coroutine, and sees to the coroutine's end."""
 
     __slots__ = (
-        "_close_timeout", "_coroutine", "_gone", "_inbox", "_inbox_octets", "_inbox_size", "_proceed", "_reader", "_session", "_task", "_tasks",
+        "_close_timeout", "_coroutine", "_gone", "_inbox", "_inbox_octets", "_inbox_size", "_proceed", "_reader", "_session", "_task",
+        "_tasks",
         "_writers",
     )  # fmt: skip
 

@@ -74,7 +74,7 @@ def _import(name: str, directory: str) -> Any:
         if error.name is not None and (module_name == error.name or module_name.startswith(f"{error.name}.")):
             raise ApplicationLoadError("app", name, f"no module {error.name!r} in {place} nor on sys.path") from None
         raise ApplicationLoadError("app", name, f"importing {module_name}: {_where(error)}") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ApplicationLoadError("app", name, f"importing {module_name}: {_where(error)}") from None
     for part in attribute.split("."):
         try:

@@ -1,0 +1,65 @@
+# make run, make test and make check work on a fresh checkout: they set up .venv first.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SOURCES := twistedws twisted tests examples docs
+
+.PHONY: help setup run test check coverage fmt format-check lint types floors conformance conformance-full docs clean
+
+help:
+	@echo "make run               set up and serve the echo application on http://127.0.0.1:8000/"
+	@echo "make test              set up and run all tests"
+	@echo "make check             what CI runs: coverage and tests, format, lint, types, floors, conformance"
+	@echo "make fmt               format, and mend what can be mended"
+	@echo "make conformance       301 cases of the Autobahn|Testsuite; conformance-full: all 517, some 15 minutes"
+	@echo "make clean             remove what was set up and built"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+run: $(STAMP)
+	$(BIN)/twistd -n --pidfile= twistedws --port 8000
+
+test: $(STAMP)
+	$(BIN)/python -m pytest tests/unit tests/wire tests/process
+
+check: test coverage format-check lint types floors conformance
+
+coverage: $(STAMP)
+	$(BIN)/coverage run -m pytest -q tests/unit tests/wire
+	$(BIN)/coverage report --fail-under=95
+
+fmt: $(STAMP)
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+format-check: $(STAMP)
+	$(BIN)/ruff format --check $(SOURCES)
+
+lint: $(STAMP)
+	$(BIN)/ruff check $(SOURCES)
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+floors: $(STAMP)
+	$(BIN)/lint-imports
+
+conformance: $(STAMP)
+	$(BIN)/python tests/conformance/run.py
+
+conformance-full: $(STAMP)
+	$(BIN)/python tests/conformance/run.py --full --write-docs
+
+docs: $(STAMP)
+	$(BIN)/python docs/generate.py
+
+clean:
+	rm -rf $(VENV) .tools build dist .coverage .mypy_cache .ruff_cache .import_linter_cache .hypothesis tests/conformance/reports

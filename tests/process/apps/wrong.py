@@ -1,0 +1,40 @@
+"""What is no application, for the tests of wrong configurations."""
+
+number = 3
+
+
+def of_four(a: int, b: int, c: int, d: int) -> None:
+    """Take what no kind of application takes."""
+
+
+def wsgi(environ: object, start_response: object) -> list[bytes]:
+    """Look like WSGI."""
+    return []
+
+
+async def asgi(scope: object, receive: object, send: object) -> None:
+    """Look like ASGI."""
+
+
+async def coroutine(session: object) -> None:
+    """Be an application, where there is an asyncio loop."""
+
+
+class NoHandler:
+    """Have one callback of three."""
+
+    def opened(self, session: object) -> None:
+        """Be there."""
+
+
+class AsyncHandler:
+    """Have a callback that would never run."""
+
+    def opened(self, session: object) -> None:
+        """Be there."""
+
+    async def received(self, session: object, message: object) -> None:
+        """Never run."""
+
+    def closed(self, session: object, close: object) -> None:
+        """Be there."""

@@ -1,0 +1,3 @@
+"""An application whose import raises."""
+
+raise RuntimeError("no database\nat all")
