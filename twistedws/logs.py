@@ -26,6 +26,9 @@ _log = Logger()
 MOST_TEXT = 2000  # characters of a line's message
 _BURST, _RATE = 5.0, 1.0  # lines of one kind at once, and per second afterwards
 
+# What JSON leaves as it is, and a reader of lines may take for the end of one: the controls of ISO 6429, and Unicode's separators
+_LINE_ENDS = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), 0x2028, 0x2029)}
+
 _OWN = frozenset({"format", "isError", "message", "time", "system", "limit", "failure", "why"})
 _LEVELS = {level.name: level for level in (LogLevel.debug, LogLevel.info, LogLevel.warn, LogLevel.error, LogLevel.critical)}
 
@@ -146,11 +149,11 @@ def _json_line(event: LogEvent, level: str) -> str:
     }
     for name, value in event.items():
         if not name.startswith("log_") and name not in _OWN and isinstance(value, (str, int, float, type(None))):
-            fields.setdefault(name, _cut(value) if isinstance(value, str) else value)
+            fields.setdefault(name, _encodable(_cut(value)) if isinstance(value, str) else value)
     failure = event.get("log_failure")
     if failure is not None:
-        fields["traceback"] = failure.getTraceback()
-    return msgspec.json.encode(fields).decode("utf-8", "replace") + "\n"
+        fields["traceback"] = _encodable(failure.getTraceback())
+    return msgspec.json.encode(fields).decode().translate(_LINE_ENDS) + "\n"
 
 
 def _timestamp(event: LogEvent) -> str:
@@ -167,6 +170,11 @@ def _printable(text: str) -> str:
     return "".join(
         each if unicodedata.category(each)[0] not in "CZ" or each == " " else each.encode("unicode_escape").decode() for each in text
     )
+
+
+def _encodable(text: str) -> str:
+    """The text without lone surrogates, which UTF-8 cannot carry."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _cut(text: str) -> str:

@@ -73,7 +73,7 @@ WRONG = [
     Wrong("origin with an impossible port", ("--origin", "https://a.example:99999"), ("--origin", "https://a.example:99999")),
     Wrong("subprotocol with a space", ("--subprotocol", "a b"), ("--subprotocol", "a b", "token")),
     # command line
-    Wrong("unknown option", ("--prot", "1"), ("--prot", "--port")),
+    Wrong("unknown option", ("--prot", "1"), ("--prot", "--help")),
     Wrong("option with no value", ("--port",), ("--port",)),
     Wrong("two applications", ("echo", "echo2"), ("echo2", "one APP")),
     # environment

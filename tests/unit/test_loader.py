@@ -1,0 +1,157 @@
+"""What can be hosted, and what is said of everything else."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from twistedws import config
+from twistedws.errors import ApplicationLoadError
+from twistedws.gateway.loader import load
+
+MODULE = """
+class Good:
+    subprotocols = ("a", "b")
+    def __init__(self, session): ...
+    def opened(self, session): ...
+    def received(self, session, message): ...
+    def closed(self, session, close): ...
+
+class Half:
+    def opened(self, session): ...
+
+class Never(Good):
+    async def received(self, session, message): ...
+
+class Nothing: ...
+class One:
+    def __init__(self, x): ...
+
+def make(session): return Good(session)
+async def coroutine(session): ...
+async def asgi(scope, receive, send): ...
+def wsgi(environ, start_response): ...
+async def two(a, b): ...
+def keyword(*, needed): ...
+
+class Instance:
+    async def __call__(self, session): ...
+instance = Instance()
+
+class Asgi:
+    async def __call__(self, scope, receive, send): ...
+asgi_instance = Asgi()
+
+async def admit(session): ...
+Good.inner = Good
+class Admits(Good): ...
+Admits.admit = staticmethod(admit)
+number = 7
+"""
+
+
+@pytest.fixture(autouse=True)
+def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A directory of modules, forgotten afterwards."""
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    before = set(sys.modules)
+    for name, text in {
+        "loadable": MODULE,
+        "raises": "x = 1 / 0\n",
+        "broken": "def (:\n",
+        "exits": "raise SystemExit('no\\nway')\n",
+        "needs": "import surely_not_installed\n",
+    }.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+def _load(app: str, directory: Path, kind: str = "auto", *, has_asyncio: bool = True) -> object:
+    hosting = config.resolve(command_line={"app": app, "app-dir": str(directory), "app-kind": kind}, environment={}).configuration.hosting
+    return load(hosting, inbox_size=100, has_asyncio=has_asyncio)
+
+
+@pytest.mark.parametrize("name", ["Good", "make", "coroutine", "instance", "Good.inner", "Admits"])
+def test_what_can_be_hosted(name: str, modules: Path) -> None:
+    """Handler classes, functions that make handlers, coroutine functions and callable instances are recognised."""
+    application = _load(f"loadable:{name}", modules)
+    assert application.name == f"loadable:{name}"  # type: ignore[attr-defined]
+
+
+def test_attributes(modules: Path) -> None:
+    """An application's subprotocols and its ``admit`` come along."""
+    application = _load("loadable:Admits", modules)
+    assert application.subprotocols == ("a", "b")  # type: ignore[attr-defined]
+    assert application.admit is sys.modules["loadable"].admit  # type: ignore[attr-defined]
+
+
+def test_echo(modules: Path) -> None:
+    """``echo`` is built in, and brings its page."""
+    assert b"<!doctype html>" in _load("echo", modules).page[:20].lower()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("app", "kind", "says"),
+    [
+        ("loadable", "auto", "package.module:attribute"),
+        (":x", "auto", "package.module:attribute"),
+        ("loadable:", "auto", "package.module:attribute"),
+        ("missing_module:app", "auto", "no module 'missing_module'"),
+        ("loadable.sub:app", "auto", "no module 'loadable.sub'"),
+        ("loadable:missing", "auto", "no attribute 'missing'"),
+        ("loadable:Good.missing", "auto", "no attribute 'Good.missing'"),
+        ("loadable:number", "auto", "is a int, which is no application"),
+        ("loadable:number", "handler", "is a int; a handler class is accepted"),
+        ("loadable:number", "coroutine", "is a int; a coroutine function of one argument"),
+        ("loadable:Nothing", "auto", "the class Nothing, which is no application"),
+        ("loadable:One", "auto", "the class One, which is no application"),
+        ("loadable:Half", "auto", "without 'received'"),
+        ("loadable:Never", "auto", "would never run"),
+        ("loadable:two", "auto", "is no application"),
+        ("loadable:two", "coroutine", "of one argument"),
+        ("loadable:keyword", "auto", "is no application"),
+        ("loadable:asgi", "auto", "an ASGI application, which this version does not host"),
+        ("loadable:asgi_instance", "auto", "an ASGI application"),
+        ("loadable:Good", "asgi", "an ASGI application"),
+        ("loadable:wsgi", "auto", "a WSGI application"),
+        ("raises:app", "auto", "ZeroDivisionError: division by zero"),
+        ("broken:app", "auto", "SyntaxError"),
+        ("exits:app", "auto", "SystemExit: no way"),
+        ("needs:app", "auto", "No module named 'surely_not_installed'"),
+    ],
+)
+def test_what_cannot(app: str, kind: str, says: str, modules: Path) -> None:
+    """Everything else is refused in one line that names the application and what was found or would be accepted."""
+    with pytest.raises(ApplicationLoadError) as caught:
+        _load(app, modules, kind)
+    text = str(caught.value)
+    assert says in text
+    assert app in text
+    assert "\n" not in text
+
+
+def test_where_an_import_failed(modules: Path) -> None:
+    """An error of the user's own module names its file and line."""
+    with pytest.raises(ApplicationLoadError, match=r"raises\.py, line 1\)"):
+        _load("raises:app", modules)
+    with pytest.raises(ApplicationLoadError, match=r"broken\.py, line 1\)"):
+        _load("broken:app", modules)
+
+
+def test_missing_directory(modules: Path) -> None:
+    """A directory that is not there is named."""
+    with pytest.raises(ApplicationLoadError, match=r"--app-dir.*no such directory"):
+        _load("loadable:Good", modules / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["coroutine", "instance", "Admits"])
+def test_coroutines_need_a_loop(name: str, modules: Path) -> None:
+    """On a reactor with no asyncio loop, what has coroutines is refused with the reason; a plain handler class is not."""
+    with pytest.raises(ApplicationLoadError, match="asyncio loop"):
+        _load(f"loadable:{name}", modules, has_asyncio=False)
+    _load("loadable:Good", modules, has_asyncio=False)

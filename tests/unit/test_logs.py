@@ -1,0 +1,184 @@
+"""What reaches the log: formats, escaping, bounds, and a log that cannot be written."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.logger import Logger, LogPublisher
+from twisted.python.logfile import LogFile
+
+from tests.support.wire import make_session
+from twistedws.errors import By, Cause, Close
+from twistedws.logs import MOST_TEXT, ConnectionLog, LogWriter
+
+
+class Sink:
+    """A stream, a writer on it, and a logger that leads there."""
+
+    def __init__(self, log_format: str = "text", level: str = "info") -> None:
+        self.stream, self.now = io.StringIO(), 0.0
+        self.writer = LogWriter(self.stream, log_format, level, lambda: self.now)
+        publisher = LogPublisher()
+        publisher.addObserver(self.writer)
+        self.log = Logger("test", observer=publisher)
+
+    @property
+    def lines(self) -> list[str]:
+        return self.stream.getvalue().splitlines()
+
+
+def test_text() -> None:
+    """A line of text has time, level, logger and message."""
+    sink = Sink()
+    sink.writer({"log_time": 1.5, "log_namespace": "here", "log_format": "hello {who}", "who": "you"})
+    assert sink.lines == ["1970-01-01T00:00:01.500Z info  here: hello you"]
+
+
+def test_json() -> None:
+    """A line of JSON has them too, and the event's fields."""
+    sink = Sink("json")
+    sink.log.warn("hello {who}", who="you", count=3, other=object())
+    line = json.loads(sink.lines[0])
+    assert {key: line[key] for key in ("level", "logger", "message", "who", "count")} == {
+        "level": "warn", "logger": "test", "message": "hello you", "who": "you", "count": 3,
+    }  # fmt: skip
+    assert "other" not in line
+
+
+@pytest.mark.parametrize(("level", "count"), [("debug", 5), ("info", 4), ("warn", 3), ("error", 2), ("critical", 1)])
+def test_levels(level: str, count: int) -> None:
+    """What is below the level is not written; an event with no level counts as info."""
+    sink = Sink(level=level)
+    for each in ("debug", "info", "warn", "error", "critical"):
+        getattr(sink.log, each)("x")
+    assert len(sink.lines) == count
+
+
+@given(st.text(st.characters(codec=None)))
+def test_one_line_whatever_comes(text: str) -> None:
+    """Whatever stands in a message, it is one line of printable text, and bounded."""
+    for log_format in ("text", "json"):
+        sink = Sink(log_format)
+        sink.log.info("{text}", text=text)
+        written = sink.stream.getvalue()
+        assert written.count("\n") == 1
+        assert len(written.splitlines()) == 1
+        assert written[:-1].isprintable() or log_format == "json"
+
+
+def test_cut() -> None:
+    """A long message is cut."""
+    sink = Sink()
+    sink.log.info("{text}", text="x" * 100_000)
+    assert len(sink.lines[0]) < MOST_TEXT + 100
+    assert sink.lines[0].endswith("...")
+
+
+def test_traceback() -> None:
+    """A failure's traceback follows, set in, so that no line of it can be taken for an event; in JSON it is a field."""
+    for log_format in ("text", "json"):
+        sink = Sink(log_format)
+        try:
+            raise ValueError("a\n2026-01-01T00:00:00.000Z info forged: line")
+        except ValueError:
+            sink.log.failure("failed")
+        if log_format == "text":
+            assert sink.lines[0].endswith("failed")
+            assert all(each.startswith("\t") for each in sink.lines[1:])
+        else:
+            assert "ValueError" in json.loads(sink.lines[0])["traceback"]
+            assert len(sink.lines) == 1
+
+
+def test_limited() -> None:
+    """Of a kind that can be caused at will a few lines are written, then one a second, with the number left out."""
+    sink = Sink()
+    for _ in range(100):
+        sink.log.info("again", limit="kind")
+    sink.log.info("other", limit="other kind")
+    assert len(sink.lines) == 6
+    sink.now = 1.0
+    sink.log.info("again", limit="kind")
+    assert sink.lines[-1].endswith("again (95 more like this were left out)")
+    sink.now = 2.0
+    sink.log.info("again", limit="kind")
+    assert sink.lines[-1].endswith("again")
+
+
+class Full(io.StringIO):
+    """A disk that is full for a while."""
+
+    full = True
+
+    def write(self, text: str) -> int:
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(text)
+
+
+def test_full_disk() -> None:
+    """While nothing can be written nothing is raised; afterwards the number of lost lines is told."""
+    stream = Full()
+    writer = LogWriter(stream, "text", "info")
+    for _ in range(3):
+        writer({"log_format": "lost", "log_time": 0.0})
+    stream.full = False
+    writer({"log_format": "back", "log_time": 0.0})
+    first, second = stream.getvalue().splitlines()
+    assert "warn  twistedws.logs: 3 log lines could not be written" in first
+    assert second.endswith("back")
+
+
+def test_reopen(tmp_path: Path) -> None:
+    """After a file was moved away, reopening writes to a new one; a plain stream is left alone."""
+    writer = LogWriter(LogFile("log", str(tmp_path), rotateLength=None), "text", "info")
+    writer({"log_format": "one", "log_time": 0.0})
+    (tmp_path / "log").rename(tmp_path / "old")
+    writer({"log_format": "two", "log_time": 0.0})
+    writer.reopen()
+    writer({"log_format": "three", "log_time": 0.0})
+    assert [len((tmp_path / name).read_text().splitlines()) for name in ("old", "log")] == [2, 1]
+    Sink().writer.reopen()
+
+
+@pytest.fixture
+def connections(monkeypatch: pytest.MonkeyPatch) -> Sink:
+    """Where the lines on connections go."""
+    sink = Sink(level="debug")
+    monkeypatch.setattr("twistedws.logs._log", sink.log)
+    return sink
+
+
+def test_session_lines(connections: Sink) -> None:
+    """A session has a line when it opens and one when it ends, with everything that a person would ask for."""
+    session, log = make_session(), ConnectionLog()
+    log.opened(session)
+    session.ending = Close(4000, "so\nlong", Cause.APPLICATION, By.APPLICATION)
+    log.closed(session, 1.23456)
+    first, second = connections.lines
+    assert f"opened session={session.id} peer=192.0.2.1:5 path=/" in first
+    assert "debug" in first
+    for part in (
+        f"closed session={session.id}", "seconds=1.235", "messages_in=0", "octets_out=0", "code=4000", "cause=application",
+        "by=application", "reason='so\\nlong'",
+    ):  # fmt: skip
+        assert part in second
+    assert "info" in second
+
+
+@pytest.mark.parametrize(
+    ("cause", "level"),
+    [(Cause.HANDSHAKE_REFUSED, "info"), (Cause.HANDSHAKE_TIMEOUT, "info"), (Cause.FIN, "debug"), (Cause.RESET, "debug"), (None, "debug")],
+)
+def test_refusal_lines(cause: Any, level: str, connections: Sink) -> None:
+    """What was refused is info; what never asked, or just went away, is debug."""
+    ConnectionLog().refused("192.0.2.1:5", cause, 400, "because")
+    assert f" {level} " in connections.lines[0]
+    assert "because" in connections.lines[0]

@@ -1,0 +1,274 @@
+"""The command line, and how the parts are put together; the process itself is tested in tests/process."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.application.service import Application as TwistdApplication
+from twisted.internet.defer import Deferred
+from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import ILogObserver
+from twisted.python.logfile import LogFile
+
+from twistedws import __version__, config, tap
+from twistedws.errors import ConfigurationError
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No variable of ours from outside."""
+    import os
+
+    for name in [each for each in os.environ if each.startswith("TWISTEDWS_")]:
+        monkeypatch.delenv(name)
+
+
+class Reactor(MemoryReactorClock):
+    """A reactor in memory that notes what it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stopped = 0
+        self.from_thread: list[Any] = []
+
+    def stop(self) -> None:
+        self.stopped += 1
+
+    def callFromThread(self, callable: Any, *arguments: Any, **keywords: Any) -> None:  # noqa: A002 - Twisted's name
+        callable(*arguments, **keywords)
+
+
+@pytest.fixture
+def reactor(monkeypatch: pytest.MonkeyPatch) -> Reactor:
+    """What ``install_reactor`` gives."""
+    made = Reactor()
+    monkeypatch.setattr(tap, "install_reactor", lambda: made)
+    return made
+
+
+def parse(*line: str) -> tap.Options:
+    """Parse a command line."""
+    options = tap.Options()
+    options.parseOptions(list(line))
+    return options
+
+
+def ends(*line: str) -> int:
+    """Parse a command line that ends the process; return the status."""
+    with pytest.raises(SystemExit) as caught:
+        parse(*line)
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+def test_precedence(reactor: Reactor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line goes before the environment, that before the file, that before the default."""
+    (tmp_path / "ws.toml").write_text("port = 1\nping-interval = 1\nping-timeout = 1\n")
+    monkeypatch.setenv("TWISTEDWS_PORT", "2")
+    monkeypatch.setenv("TWISTEDWS_PING_INTERVAL", "2")
+    monkeypatch.setenv("TWISTEDWS_CONFIG", str(tmp_path / "ws.toml"))
+    settings = parse("--port", "3", "a.b:c").resolved.configuration
+    assert (settings.listening.port, settings.keepalive.ping_interval, settings.keepalive.ping_timeout) == (3, 2, 1)
+    assert settings.hosting.app == "a.b:c"
+    assert settings.shutdown == config.Shutdown()
+
+
+def test_repeatable(reactor: Reactor) -> None:
+    """Repeatable options add up."""
+    assert parse("--origin", "null", "--origin=https://a.b").resolved.configuration.handshake.origin == ("null", "https://a.b")
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (("--prot", "1"), "--prot: no such option; did you mean --port?"),
+        (("--zzz",), "--zzz: no such option"),
+        (("--port",), "requires argument"),
+        (("--port", "x"), "--port: x: "),
+        (("a", "b"), "b: one APP is accepted, and a is one already"),
+        (("--config", "/no/such/file"), "--config: /no/such/file: cannot be read: No such file or directory"),
+    ],
+)
+def test_wrong_lines(line: tuple[str, ...], says: str, reactor: Reactor, capfd: pytest.CaptureFixture[str]) -> None:
+    """What is wrong on the command line ends with status 2 and one line that says so."""
+    assert ends(*line) == 2
+    error = capfd.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+
+
+def test_unreadable_file(reactor: Reactor, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A configuration file that is no UTF-8 is named."""
+    (tmp_path / "x").write_bytes(b"\xff")
+    assert ends("--config", str(tmp_path / "x")) == 2
+    assert "no UTF-8" in capfd.readouterr().err
+
+
+def test_what_only_prints(reactor: Reactor, capsys: pytest.CaptureFixture[str]) -> None:
+    """``--version``, ``--show-config`` and ``--check-config`` print and end with status 0."""
+    assert ends("--version") == 0
+    assert capsys.readouterr().out == f"twistedws {__version__}\n"
+    assert ends("--show-config", "--port", "9") == 0
+    assert "port = 9 " in capsys.readouterr().out
+    assert ends("--check-config") == 0
+    assert "is right" in capsys.readouterr().out
+    assert ends("--check-config", "--endpoint", "tcp:1:x=2") == 2
+
+
+def test_help() -> None:
+    """The help text names every setting with its default, and fits the width."""
+    text = tap.Options().getUsage(100)
+    for each in config.SETTINGS:
+        assert (f"--{each.option}=" if not each.positional else "APP") in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_unusable_reactor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The select reactor is refused with the reason; others than asyncio's get a clock that nobody can set."""
+    import time
+
+    class SelectReactor: ...
+
+    class Other:
+        seconds = None
+
+    monkeypatch.setitem(sys.modules, "twisted.internet.reactor", SelectReactor())
+    monkeypatch.setattr("twisted.internet.reactor", SelectReactor(), raising=False)
+    with pytest.raises(ConfigurationError, match="select"):
+        tap.install_reactor()
+    monkeypatch.setattr("twisted.internet.reactor", Other())
+    assert tap.install_reactor().seconds is time.monotonic
+
+
+def compose(reactor: Reactor, **values: str) -> tap.Server:
+    """Put a server together."""
+    line = {name.replace("_", "-"): value for name, value in values.items()}
+    return tap.compose(config.resolve(command_line=line, environment={}).configuration, reactor)
+
+
+def test_wrong_origin(reactor: Reactor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An origin that passes the first look and is none is a wrong configuration all the same."""
+    settings = config.Configuration(handshake=config.Handshake(origin=("https://[:::1]",)))
+    with pytest.raises(ConfigurationError, match="origin"):
+        tap.compose(settings, reactor)
+
+
+def test_starter() -> None:
+    """What an application's ``admit`` returned runs as a task on an asyncio loop, and may wait for Deferreds on other reactors."""
+    gate: Deferred[None] = Deferred()
+
+    async def wait() -> None:
+        await gate
+
+    done: list[object] = []
+    tap._starter(None)(wait()).addCallback(done.append)
+    assert done == []
+    gate.callback(None)
+    assert done == [None]
+
+    async def nothing() -> None:
+        await asyncio.sleep(0)
+
+    async def scenario() -> None:
+        started = tap._starter(asyncio.get_running_loop())(nothing())
+        await started.asFuture(asyncio.get_running_loop())
+
+    asyncio.run(scenario())
+
+
+def test_life(reactor: Reactor, tmp_path: Path) -> None:
+    """The server listens, logs where it was told, stops listening, drains, and stops its wheel."""
+    server = compose(reactor, port="1")
+    server.twistd = {"logfile": str(tmp_path / "log"), "nodaemon": False}
+    application = TwistdApplication("test")
+    server.setServiceParent(application)
+    writer = application.getComponent(ILogObserver)
+    writer({"log_format": "hello", "log_time": 0.0})
+    assert "hello" in (tmp_path / "log").read_text()
+    server.startService()
+    assert len(reactor.tcpServers) == 1
+    done: list[object] = []
+    server.stopService().addCallback(done.append)
+    assert done == [None]
+    assert not server.site.keepalive.running
+
+
+def test_log_stream(tmp_path: Path) -> None:
+    """In the foreground the log goes to standard output unless a file is named; as a daemon to twistd.log."""
+    assert tap._log_stream({}) is sys.stdout
+    assert tap._log_stream({"logfile": "-"}) is sys.stdout
+    stream = tap._log_stream({"nodaemon": 1, "logfile": str(tmp_path / "x")})
+    assert isinstance(stream, LogFile)
+    assert stream.rotateLength is None
+
+
+def test_other_loggers_are_left_alone(reactor: Reactor) -> None:
+    """With ``--syslog`` or ``--logger`` twistd's own observer is kept."""
+    for name in ("logger", "syslog"):
+        server = compose(reactor)
+        server.twistd = {name: "x"}
+        application = TwistdApplication("test")
+        server.setServiceParent(application)
+        assert application.getComponent(ILogObserver, None) is None
+
+
+def test_signals(reactor: Reactor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The first SIGTERM stops the reactor, the next hurries the drain; SIGUSR1 opens the log anew."""
+    handlers: dict[int, Any] = {}
+    monkeypatch.setattr(signal, "signal", lambda number, handler: handlers.__setitem__(number, handler))
+    server = compose(reactor)
+    server.twistd = {"logfile": str(tmp_path / "log")}
+    server.setServiceParent(TwistdApplication("test"))
+    server._take_signals()
+    handlers[signal.SIGTERM](signal.SIGTERM, None)
+    assert reactor.stopped == 1
+    (tmp_path / "log").unlink()
+    handlers[signal.SIGUSR1](signal.SIGUSR1, None)
+    assert (tmp_path / "log").exists()
+    server.startService()
+    server.stopService()
+    handlers[signal.SIGINT](signal.SIGINT, None)
+    assert reactor.stopped == 1
+
+
+def test_cannot_listen(reactor: Reactor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """In the foreground the process ends with status 1 and no pidfile is left; a daemon's parent is told by the exception."""
+    from twisted.internet.error import CannotListenError
+
+    from twistedws.errors import ListenError
+
+    def refuse(*_: object, **__: object) -> None:
+        raise CannotListenError("", 1, OSError(98, "Address already in use"))
+
+    monkeypatch.setattr(reactor, "listenTCP", refuse)
+    (tmp_path / "pid").write_text("1")
+    server = compose(reactor)
+    server.twistd = {"pidfile": str(tmp_path / "pid")}
+    with pytest.raises(SystemExit) as caught:
+        server.startService()
+    assert caught.value.code == 1
+    assert "Address already in use" in capfd.readouterr().err
+    assert not (tmp_path / "pid").exists()
+    daemon = compose(reactor)
+    daemon.twistd = {"statusPipe": 5}
+    with pytest.raises(ListenError, match="Address already in use"):
+        daemon.startService()
+
+
+def test_make_service(reactor: Reactor, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """The entry point for twistd composes the server, knows twistd's options, and ends with status 2 on an application that is none."""
+    monkeypatch.setattr("twisted.internet.reactor", reactor, raising=False)
+    monkeypatch.setitem(sys.modules, "twisted.internet.reactor", reactor)
+    options = parse("echo")
+    options.parent = {"nodaemon": 1}  # type: ignore[assignment]
+    assert tap.makeService(options).twistd == {"nodaemon": 1}
+    assert tap.makeService(parse()).twistd == {}
+    with pytest.raises(SystemExit) as caught:
+        tap.makeService(parse("nonsense"))
+    assert caught.value.code == 2
+    assert "nonsense" in capfd.readouterr().err
