@@ -15,6 +15,7 @@ Laws of this module:
 from __future__ import annotations
 
 import enum
+import zlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from inspect import isawaitable
@@ -127,6 +128,54 @@ class Site:
     most_connections: int = 0
 
 
+class BoundedDeflate(PerMessageDeflate):  # type: ignore[misc]  # Autobahn has no types
+    """permessage-deflate with a bound of ours on what a message may inflate to.
+
+    Autobahn has one since 26.7.1, which needs Python 3.11; on 3.10 there are only versions that inflate a frame whole. With this the bound
+    is the same on both.
+    """
+
+    def bound(self, limit: int, fail: Callable[[int, str, Cause], None]) -> None:
+        """Set the bound.
+
+        Args:
+            limit: Bytes of one inflated message; 0 for any number.
+            fail: Called with close code, reason and cause when a message is larger, or is no deflate data.
+        """
+        self._limit, self._fail, self._inflated, self._failed = limit, fail, 0, False
+
+    def start_decompress_message(self) -> None:
+        """A compressed message begins."""
+        super().start_decompress_message()
+        self._inflated = 0
+
+    def decompress_message_data(self, data: bytes, max_output_len: int | None = None) -> bytes:  # noqa: ARG002 - the bound is ours
+        """Inflate a piece of a message; nothing once it has failed."""
+        room = self._limit - self._inflated if self._limit else 0
+        try:
+            # one byte more than there is room for tells a message that fits from one that does not; 0 would mean no limit to zlib
+            inflated: bytes = self._decompressor.decompress(data, room + 1 if self._limit else 0)
+        except zlib.error:
+            return self._give_up(1007, "invalid payload", Cause.INVALID_UTF8)
+        self._inflated += len(inflated)
+        if self._limit and self._inflated > self._limit:
+            return self._give_up(1009, "message too big", Cause.TOO_BIG)
+        return inflated
+
+    def end_decompress_message(self) -> None:
+        """A compressed message ends: feed what the sender left out (RFC 7692 section 7.2.2)."""
+        if not self._failed:
+            try:
+                self._decompressor.decompress(b"\x00\x00\xff\xff")
+            except zlib.error:
+                self._give_up(1007, "invalid payload", Cause.INVALID_UTF8)
+
+    def _give_up(self, code: int, reason: str, cause: Cause) -> bytes:
+        self._failed = True
+        self._fail(code, reason, cause)
+        return b""
+
+
 @implementer(IPushProducer)
 class ServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn has no types
     """One connection, from accept to its end; the ``Wire`` of its session."""
@@ -210,6 +259,7 @@ class ServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn
         if self._decision is not None:
             self._decision.cancel()
         self._forget_input()
+        self._perMessageCompress = None
         if session is not None and session.phase > Phase.CONNECTING:
             self._end_session(session, _cause_of(reason))
         elif stage is not _Stage.LOST:
@@ -411,7 +461,7 @@ class ServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn
             self._stage = _Stage.HEAD  # so that the cancelled decision, when it comes, is not heard
             decision.cancel()
 
-    def _negotiate_deflate(self, offers: str) -> tuple[PerMessageDeflate | None, str]:
+    def _negotiate_deflate(self, offers: str) -> tuple[BoundedDeflate | None, str]:
         """Accept the first usable offer of permessage-deflate (RFC 7692 section 7), if compression is on.
 
         Returns:
@@ -434,10 +484,12 @@ class ServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn
                 window_bits=min(bits, offer.request_max_window_bits or bits),
                 mem_level=max(1, bits - 7),  # zlib's hash table in proportion to its window, as its own default of 15 and 8
             )
-            return PerMessageDeflate.create_from_offer_accept(True, accept), accept.get_extension_string()
+            codec: BoundedDeflate = BoundedDeflate.create_from_offer_accept(True, accept)
+            codec.bound(self.site.limits.max_message_size, self._fail)
+            return codec, accept.get_extension_string()
         return None, ""
 
-    def _adopt(self, deflate: PerMessageDeflate | None) -> None:
+    def _adopt(self, deflate: BoundedDeflate | None) -> None:
         """Put Autobahn into the state that its own handshake would have left (protocol.py:succeedHandshake)."""
         self.state = self.STATE_OPEN
         self.data = b""
@@ -545,8 +597,8 @@ class ServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn
         return True
 
     def _fail_connection(self, code: int = 1002, reason: str = "") -> None:
-        """Autobahn found the peer at fault; in practice a message that inflates over the limit."""
-        self._fail(code, "message too big" if code == 1009 else reason, _CAUSES.get(code, Cause.PROTOCOL_ERROR))
+        """Autobahn found the peer at fault in a way of its own."""
+        self._fail(code, reason, _CAUSES.get(code, Cause.PROTOCOL_ERROR))
 
     def _fail(self, code: int, reason: str, cause: Cause) -> None:
         if self.session is not None:
@@ -636,7 +688,6 @@ class ServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn
         self.failedByMe = True
         self.data = self._early = self._payload = b""
         self._parser = None
-        self._perMessageCompress = None
 
     def _internal_error(self) -> None:
         """Something of ours raised: harm nobody else."""

@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from twistedws import config
 from twistedws.config import SETTINGS, Configuration, Resolved, Setting, resolve
 from twistedws.errors import ConfigurationError
 
+# A busy machine is no fault of the code: no example has a deadline, and making examples may take its time.
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 ROOT = Path(__file__).resolve().parents[2]
 BY_NAME = {each.name: each for each in SETTINGS}
 NUMBERS = [each for each in SETTINGS if each.kind in ("integer", "size", "number", "duration")]
@@ -263,6 +265,7 @@ class TestValues:
         with pytest.raises(ConfigurationError, match=r"^ws\.toml: endpoint: \(too long to be shown\): a Twisted endpoint"):
             from_file(f"endpoint = {value}")
 
+    @patient
     @given(st.sampled_from(SETTINGS), st.text() | st.from_regex(r"-?[0-9.]{1,25}(ms|s|m|h|KiB|MiB|GiB|e9)?\n?"))
     def test_any_text(self, each: Setting, text: str) -> None:
         """Any text is a value within the bounds, or refused as configuration: nothing else is raised."""
@@ -275,6 +278,7 @@ class TestValues:
             assert math.isfinite(value)
             assert each.minimum <= value <= each.maximum or (each.zero and value == 0)
 
+    @patient
     @given(
         st.sampled_from(SETTINGS),
         st.recursive(
@@ -287,12 +291,14 @@ class TestValues:
         """Whatever a file may hold is accepted or refused as configuration: nothing else is raised."""
         or_refused(lambda: each.read(value, "x"))
 
+    @patient
     @given(st.integers(1, 10**6))
     def test_milliseconds(self, count: int) -> None:
         """A duration in milliseconds is the float that the same duration in seconds is."""
         setting = BY_NAME["ping_interval"]
         assert setting.read(f"{count}ms", "") == setting.read(f"{count // 1000}.{count % 1000:03}", "") == count / 1000
 
+    @patient
     @given(st.integers(1, 60), st.sampled_from([("KiB", 2**10), ("MiB", 2**20), ("GiB", 2**30)]))
     def test_size_units(self, count: int, unit: tuple[str, int]) -> None:
         """A size with a unit is that many bytes."""
@@ -306,6 +312,7 @@ class TestSources:
         assert resolved.configuration == Configuration()
         assert resolved.sources == dict.fromkeys(BY_NAME, "default")
 
+    @patient
     @given(st.none() | st.integers(0, 99), st.none() | st.integers(0, 99), st.none() | st.integers(0, 99))
     def test_precedence(self, command_line: int | None, environment: int | None, file: int | None) -> None:
         """The command line goes before the environment, that before the file, that before the default."""
@@ -444,6 +451,7 @@ class TestFile:
         resolved = resolve(command_line={}, environment={}, file_text="port = 1")
         assert resolved.sources["port"] == "configuration file"
 
+    @patient
     @given(st.text(max_size=60))
     def test_any_file(self, text: str) -> None:
         """Any text is a configuration, or refused as one: nothing else is raised."""
@@ -512,6 +520,7 @@ class TestShow:
         resolved = resolve(command_line={}, environment={}, file_text="port = 1", file_name="a\nport = 2")
         assert from_file(resolved.show()).configuration.listening.port == 1
 
+    @patient
     @given(st.fixed_dictionaries({}, optional={each.key: _values(each) for each in SETTINGS if each.name != "drain_seconds"}))
     def test_shown_values_are_accepted_again(self, given_values: dict[str, object]) -> None:
         """What is shown is a file that gives the same configuration again."""
