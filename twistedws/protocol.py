@@ -511,7 +511,10 @@ class ServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn
         limits = self.site.limits
         self._frames += 1
         self.message_data_total_length += length
-        if 0 < limits.max_message_size < self.message_data_total_length:
+        most = limits.max_message_size
+        if most and self._isMessageCompressed:
+            most += (most >> 8) + 64  # deflate adds a little to what it cannot compress; the codec bounds what comes of it
+        if 0 < most < self.message_data_total_length:
             self._fail(1009, "message too big", Cause.TOO_BIG)
         elif 0 < limits.max_frames_per_message < self._frames:
             self._fail(1008, "too many frames in a message", Cause.TOO_BIG)

@@ -199,6 +199,20 @@ class Limits(SynchronousTestCase):
         self.assertEqual(bytes(peer.data[:4]), b"\x88\x11\x03\xf1")
         self.assertEqual(world.handler.close.cause.value, "too_big")
 
+    def test_incompressible_at_the_limit(self) -> None:
+        """A compressed message of exactly the limit passes, though deflate has made it larger; one byte more does not."""
+        import random
+        import zlib
+
+        for size, passes in ((100_000, True), (100_001, False)):
+            message = random.Random(1).randbytes(size)
+            squeezer = zlib.compressobj(6, zlib.DEFLATED, -15)
+            data = squeezer.compress(message) + squeezer.flush(zlib.Z_SYNC_FLUSH)[:-4]
+            self.assertGreater(len(data), size)
+            world = World(compression="on", max_message_size=100_000)
+            world.raw(request(b"Sec-WebSocket-Extensions: permessage-deflate") + masked(0xC2, data))
+            self.assertEqual(world.handler.heard[1] == message, passes)
+
     def test_broken_deflate(self) -> None:
         """A compressed message that is no deflate data ends with 1007."""
         world = World(compression="on")
