@@ -115,6 +115,8 @@ class Drain:
         self._clock.callLater(self._settings.close_timeout, close)
 
     def _abort_all(self) -> None:
+        if self._deadline is not None and self._deadline.active():
+            self._deadline.cancel()
         self._deadline = None
         if len(self._registry):
             _log.warn("aborting {sessions} sessions: the graceful timeout is over", sessions=len(self._registry))

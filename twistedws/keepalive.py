@@ -208,7 +208,8 @@ class KeepaliveService(Service):
         """Send a ping if it is time; return the seconds until the session must be looked at for its next ping or its pong."""
         until_next = session.ping_due - now
         if until_next < TICK / 2:
-            if not waiting:  # else it would only queue behind what the peer does not take; the write-stall deadline holds
+            # Behind what the peer does not take it would only queue, and the write-stall deadline holds, if there is one.
+            if not waiting or not self._write_stall_timeout:
                 self._send_ping(session, now)
             until_next = self._interval
             session.ping_due = now + until_next

@@ -7,6 +7,7 @@ full disk) never disturbs the service: lines are lost, counted, and the count is
 
 from __future__ import annotations
 
+import json
 import time
 import unicodedata
 from collections.abc import Callable
@@ -25,9 +26,6 @@ _log = Logger()
 
 MOST_TEXT = 2000  # characters of a line's message
 _BURST, _RATE = 5.0, 1.0  # lines of one kind at once, and per second afterwards
-
-# What JSON leaves as it is, and a reader of lines may take for the end of one: the controls of ISO 6429, and Unicode's separators
-_LINE_ENDS = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), 0x2028, 0x2029)}
 
 _OWN = frozenset({"format", "isError", "message", "time", "system", "limit", "failure", "why"})
 _LEVELS = {level.name: level for level in (LogLevel.debug, LogLevel.info, LogLevel.warn, LogLevel.error, LogLevel.critical)}
@@ -153,7 +151,10 @@ def _json_line(event: LogEvent, level: str) -> str:
     failure = event.get("log_failure")
     if failure is not None:
         fields["traceback"] = _encodable(failure.getTraceback())
-    return msgspec.json.encode(fields).decode().translate(_LINE_ENDS) + "\n"
+    line = msgspec.json.encode(fields).decode()
+    if not line.isprintable():  # what JSON leaves as it is, and a terminal, or a reader of lines, does not
+        line = "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in line)
+    return line + "\n"
 
 
 def _timestamp(event: LogEvent) -> str:

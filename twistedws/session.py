@@ -312,13 +312,17 @@ class Session:
                 self.wire.resume()
 
     def open(self, handler: Handler, now: float) -> None:
-        """The opening handshake is done."""
+        """The opening handshake is done; a no-op on a session that has ended meanwhile, or is open."""
+        if self._phase is not Phase.CONNECTING or self.ending is not None:
+            return
         self._handler, self._phase, self.opened_at = handler, Phase.OPEN, now
         self.response_headers = []
         self._guarded("opened", handler.opened, self)
 
     def deliver(self, message: str | bytes, octets: int) -> None:
-        """Hand a message of so many bytes to the application."""
+        """Hand a message of so many bytes to the application, unless the session has ended."""
+        if self._phase is Phase.CLOSED:
+            return
         self.messages_in += 1
         self.octets_in += octets
         try:
@@ -354,6 +358,8 @@ class Session:
         """The transport's buffer has left."""
         self.congested = False
         self.release(Hold.OUTPUT)
+        if self._phase is Phase.CLOSED:
+            return
         writable = getattr(self._handler, "writable", None)
         if writable is not None:
             self._guarded("writable", writable, self)

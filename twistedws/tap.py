@@ -159,7 +159,7 @@ def makeService(options: Options) -> Server:
 
 
 def install_reactor() -> Any:
-    """Return the reactor: the one that ``twistd --reactor`` named, or Twisted's asyncio reactor on a uvloop loop.
+    """Return the reactor: the one that ``twistd --reactor`` named, or Twisted's asyncio reactor.
 
     Raises:
         ConfigurationError: It is the select reactor, or one that cannot be had here.
@@ -167,12 +167,8 @@ def install_reactor() -> Any:
     if "twisted.internet.reactor" not in sys.modules:
         from twisted.internet import asyncioreactor
 
-        try:
-            import uvloop
-        except ImportError:  # Windows, PyPy
-            asyncioreactor.install()
-        else:
-            asyncioreactor.install(uvloop.new_event_loop())
+        # asyncio's own loop, not uvloop's: docs/adr/0004
+        asyncioreactor.install()
     from twisted.internet import reactor
 
     if type(reactor).__name__ == "SelectReactor":

@@ -139,7 +139,7 @@ def document(results: dict[str, dict[str, str]], groups: list[str]) -> str:
         rows.append(f"| {group} | {GROUPS[group]} | {' | '.join(map(str, numbers))} |")
     total = collections.Counter(result["behavior"] for result in results.values())
     rows.append(f"| | **all** | **{len(results)}** | **{total['OK']}** | **{total['INFORMATIONAL']}** | **0** |")
-    packages = ", ".join(f"{each} {version(each)}" for each in ("twistedws", "autobahn", "twisted", "uvloop"))
+    packages = ", ".join(f"{each} {version(each)}" for each in ("twistedws", "autobahn", "twisted"))
     command = "make conformance-full" if set(COMPRESSION) <= set(groups) else "make conformance"
     table = "\n".join(rows)
     return f"""# Conformance

@@ -114,14 +114,14 @@ class Raw:
         """Send all of it."""
         self.socket.sendall(data)
 
-    def pour(self, chunks: Iterable[bytes]) -> None:
-        """Send as much as the server takes, reading all the while; a reset ends it."""
+    def pour(self, chunks: Iterable[bytes], *, reading: bool = True) -> None:
+        """Send as much as the server takes, by default reading all the while; a reset ends it."""
         deadline = time.monotonic() + self._timeout
         try:
             for chunk in chunks:
                 rest = memoryview(chunk)
                 while rest:
-                    readable, writable, _ = select.select([] if self.ended else [self.socket], [self.socket], [], 1.0)
+                    readable, writable, _ = select.select([self.socket] if reading and not self.ended else [], [self.socket], [], 1.0)
                     if readable:
                         self._read()
                     if writable:

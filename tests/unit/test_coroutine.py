@@ -396,3 +396,93 @@ def test_attributes() -> None:
         assert seen == [(session.id, session.request, "192.0.2.1:5", "ws", None, None, {"x": 1})]
 
     play(scenario)
+
+
+def test_several_may_wait_to_send() -> None:
+    """All tasks that wait while the peer is slow go on when there is room, in the order in which they came."""
+
+    async def app(session: AsyncSession) -> None:
+        await asyncio.gather(*[session.send(text) for text in ("one", "two", "three")])
+        await session.receive()
+
+    async def scenario() -> None:
+        stage = Stage(app)
+        stage.session.congest()
+        await stage.turn()
+        assert stage.sent == []
+        stage.session.decongest()
+        await stage.turn()
+        assert stage.sent == [b"one", b"two", b"three"]
+        stage.session.lost(Cause.FIN)
+        await stage.turn()
+
+    play(scenario)
+
+
+def test_several_may_wait_for_the_end() -> None:
+    """All tasks that close the session return when the connection is gone; a wait that is given up disturbs no other."""
+    done: list[str] = []
+
+    async def close(session: AsyncSession, name: str) -> None:
+        await session.close()
+        done.append(name)
+
+    async def app(session: AsyncSession) -> None:
+        given_up = asyncio.ensure_future(close(session, "given up"))
+        others = [asyncio.ensure_future(close(session, name)) for name in ("one", "two")]
+        await asyncio.sleep(0)
+        given_up.cancel()
+        await asyncio.gather(*others)
+
+    async def scenario() -> None:
+        stage = Stage(app)
+        await stage.turn()
+        assert done == []
+        stage.session.lost(Cause.FIN)
+        await stage.turn()
+        assert done == ["one", "two"]
+        assert stage.closes == [("close", 1000, "")]
+
+    play(scenario)
+
+
+def test_its_own_end_is_no_fault() -> None:
+    """A coroutine that lets its own session's ``Closed`` pass has ended as expected: nothing is logged, nothing more is said."""
+
+    async def app(session: AsyncSession) -> None:
+        while True:
+            await session.send(await session.receive())
+
+    async def scenario() -> None:
+        stage = Stage(app)
+        with capturedLogs() as events:
+            await stage.turn("a")
+            stage.session.lost(Cause.FIN)
+            await stage.turn()
+        assert events == []
+        assert stage.closes == []
+        assert stage.application.busy() == 0
+
+    play(scenario)
+
+
+def test_a_wait_that_is_given_up_loses_no_message() -> None:
+    """A ``receive`` that was cancelled takes no message with it, not even one that came in the same turn."""
+    seen: list[object] = []
+
+    async def app(session: AsyncSession) -> None:
+        waiting = asyncio.ensure_future(session.receive())
+        await asyncio.sleep(0)
+        session.state["give up"] = waiting.cancel
+        await asyncio.wait([waiting])
+        seen.extend((waiting.cancelled(), await session.receive()))
+
+    async def scenario() -> None:
+        stage = Stage(app)
+        await stage.turn()
+        stage.session.deliver("kept", 4)
+        stage.session.state["give up"]()
+        await stage.turn()
+        assert seen == [True, "kept"]
+
+    play(scenario)

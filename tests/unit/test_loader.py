@@ -45,6 +45,11 @@ class Asgi:
     async def __call__(self, scope, receive, send): ...
 asgi_instance = Asgi()
 
+class Unsigned:
+    __signature__ = 5
+    def __call__(self, session): ...
+unsigned = Unsigned()
+
 async def admit(session): ...
 Good.inner = Good
 class Admits(Good): ...
@@ -115,6 +120,7 @@ def test_echo(modules: Path) -> None:
         ("loadable:two", "auto", "is no application"),
         ("loadable:two", "coroutine", "of one argument"),
         ("loadable:keyword", "auto", "is no application"),
+        ("loadable:unsigned", "auto", "is a Unsigned, which is no application"),
         ("loadable:asgi", "auto", "an ASGI application, which this version does not host"),
         ("loadable:asgi_instance", "auto", "an ASGI application"),
         ("loadable:Good", "asgi", "an ASGI application"),

@@ -200,7 +200,8 @@ class _Pump:
         _wake(self._gone)
         self._wake_writers()
         if self._task is not None and self._close_timeout:
-            asyncio.get_running_loop().call_later(self._close_timeout, self._cancel)
+            grace = asyncio.get_running_loop().call_later(self._close_timeout, self._cancel)
+            self._task.add_done_callback(lambda _: grace.cancel())  # which would keep the session in memory
 
     # What the AsyncSession calls
 
