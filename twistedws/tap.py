@@ -177,9 +177,8 @@ def install_reactor() -> Any:
             "select",
             "select() fails on descriptors above 1023; no --reactor, or asyncio, epoll, kqueue or poll is accepted",
         )
-    if asyncio_loop(reactor) is None:
-        # Twisted's own reactors tell time by the wall clock (twisted #2424): a clock that is set would end every connection.
-        reactor.seconds = time.monotonic  # type: ignore[method-assign]
+    # Twisted's reactors tell time by the wall clock (twisted #2424): a clock that is set would end every connection.
+    reactor.seconds = time.monotonic  # type: ignore[method-assign]
     return reactor
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from selenium.webdriver.common.keys import Keys
 
 from tests.process.clients.chromium import EchoPage, chromium
 from tests.support.server import Server
+from tests.support.tools import needs
 
 LAYOUTS = {"wide": (1200, 900), "phone": (390, 844)}
 
@@ -106,6 +108,18 @@ def test_a_page_of_another_origin_is_refused(page: EchoPage, server: Server) -> 
         other.wait_for_line(r"refused peer=\S+ status=403 .*origin not allowed")
     with Server("--origin", origin, "echo") as other:
         assert page.connect(f"{other.url}/") == "open"
+
+
+def test_behind_tls(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    """Over TLS, where browsers ask for a protocol by ALPN (RFC 7301), the page is served and connects to wss of its own address."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    command = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    subprocess.run([needs("openssl"), *command, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
+    with Server(f"--endpoint=ssl:0:interface=127.0.0.1:privateKey={key}:certKey={certificate}", "echo") as server:
+        page = EchoPage(browser, f"https://127.0.0.1:{server.port}/")
+        assert page.connect() == "open"
+        assert page.echo("binary", 2**20)["same"] == "true"
+        assert page.log("event")[0]["what"] == f"connected to wss://127.0.0.1:{server.port}/"
 
 
 def test_server_goes_away(page: EchoPage) -> None:

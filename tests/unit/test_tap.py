@@ -129,7 +129,7 @@ def test_help() -> None:
 
 
 def test_unusable_reactor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The select reactor is refused with the reason; others than asyncio's get a clock that nobody can set."""
+    """The select reactor is refused with the reason; any other gets a clock that nobody can set."""
     import time
 
     class SelectReactor: ...

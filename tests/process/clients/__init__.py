@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -54,9 +55,9 @@ Client = Callable[[Plan], Report]
 
 
 def content(kind: str, size: int) -> str | bytes:
-    """A message of a size in bytes, neither all alike nor without pattern; a text has characters of one to four bytes."""
+    """A message of a size in bytes: text compresses well and has characters of one to four bytes, binary cannot be compressed."""
     if kind == "binary":
-        return bytes(index * index % 251 for index in range(size))
-    piece = "WebSocket å € 🙂 "  # 11 + 2 + 1 + 3 + 1 + 4 + 1 bytes below
+        return random.Random(size).randbytes(size)
+    piece = "WebSocket å € 🙂 "
     text = piece * (size // len(piece.encode()))
     return text + "x" * (size - len(text.encode()))

@@ -30,6 +30,7 @@ def chromium(profile: Path) -> Iterator[webdriver.Chrome]:
     options.binary_location = needs("chromium")
     for flag in (*FLAGS, f"--user-data-dir={profile}"):
         options.add_argument(flag)
+    options.accept_insecure_certs = True  # those that a test has signed itself
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     service = webdriver.ChromeService(executable_path=needs("chromedriver", package="chromium-driver"))
     driver = webdriver.Chrome(options=options, service=service)

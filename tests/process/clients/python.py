@@ -27,6 +27,7 @@ def websockets_client(plan: Plan) -> Report:
             plan.url,
             subprotocols=[websockets.Subprotocol(each) for each in plan.protocols] or None,
             compression="deflate" if plan.compress else None,
+            max_size=2**21,  # its default is the limit of the server, held against what is on the wire: deflate may have made it larger
         )
         for kind, size in plan.messages:
             message = content(kind, size)
