@@ -30,7 +30,7 @@ from twisted.internet.abstract import FileDescriptor
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IAddress, IPushProducer, IReactorTime, ISSLTransport, ITransport
+from twisted.internet.interfaces import IAddress, IProtocolNegotiationFactory, IPushProducer, IReactorTime, ISSLTransport, ITransport
 from twisted.internet.protocol import ServerFactory, connectionDone
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOProtocol
@@ -190,6 +190,7 @@ class ServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn
     requireMaskedClientFrames = True
     maskServerFrames = False
     maxFramePayloadSize = 0
+    maxMessagePayloadSize = 0  # Autobahn would judge a compressed message by its compressed length; we bound it, below and in the codec
     failByDrop = False  # with True, 1002, 1007 and 1009 never reach the peer
     autoPingTimeoutCall = None
     autoPingPending = None
@@ -204,7 +205,6 @@ class ServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn
         self.due = -1
         self.received = self.written = 0
         self.session: Session | None = None
-        self.maxMessagePayloadSize = site.limits.max_message_size
         self.failedByMe = False
         self._stage = _Stage.HEAD
         self._parser: HeadParser | None = HeadParser(site.handshake.max_head_size, site.handshake.max_headers)
@@ -727,6 +727,7 @@ class ServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn
             set_no_delay(True)
 
 
+@implementer(IProtocolNegotiationFactory)
 class SiteFactory(ServerFactory):
     """Makes a ``ServerProtocol`` of each connection.
 
@@ -740,6 +741,10 @@ class SiteFactory(ServerFactory):
 
     def __init__(self, site: Site, accepted: Callable[[], None] = lambda: None) -> None:
         self.site, self._accepted = site, accepted
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """Name what is spoken over TLS (ALPN): without an answer Twisted ends the handshake of a client that asks, as browsers do."""
+        return [b"http/1.1"]
 
     def buildProtocol(self, addr: IAddress | None) -> ServerProtocol:  # noqa: ARG002 - Twisted's signature
         """A connection was accepted."""

@@ -210,7 +210,11 @@ class Limits(SynchronousTestCase):
             data = squeezer.compress(message) + squeezer.flush(zlib.Z_SYNC_FLUSH)[:-4]
             self.assertGreater(len(data), size)
             world = World(compression="on", max_message_size=100_000)
-            world.raw(request(b"Sec-WebSocket-Extensions: permessage-deflate") + masked(0xC2, data))
+            peer = world.raw(request(b"Sec-WebSocket-Extensions: permessage-deflate"))
+            framed = masked(0xC2, data)
+            for start in range(0, len(framed), 30_000):
+                peer.send(framed[start : start + 30_000])
+                world.flush()
             self.assertEqual(world.handler.heard[1] == message, passes)
 
     def test_broken_deflate(self) -> None:
