@@ -76,12 +76,11 @@ def find_python() -> str | None:
     """Return a Python 2.7, or None."""
     pyenv = Path(os.environ.get("PYENV_ROOT", str(Path.home() / ".pyenv"))) / "versions"
     candidates = [os.environ.get("PYTHON27"), *sorted(str(each) for each in pyenv.glob("2.7*/bin/python")), shutil.which("python2.7")]
+    check = "import ssl, zlib, sys; sys.exit(sys.version_info[:2] != (2, 7))"
     for each in candidates:
-        if (
-            each
-            and subprocess.run([each, "-c", "import ssl, zlib, sys; sys.exit(sys.version_info[:2] != (2, 7))"], check=False).returncode == 0
-        ):
-            return each
+        found = shutil.which(each) if each else None
+        if found and subprocess.run([found, "-c", check], check=False, stderr=subprocess.DEVNULL).returncode == 0:
+            return found
     return None
 
 
