@@ -53,12 +53,12 @@ class Drain:
         self._step.clock = clock
         self._deadline: IDelayedCall | None = None
         self._started_at = 0.0
-        self._hurried = False
+        self._hurried = self._finished = False
 
     @property
     def active(self) -> bool:
         """Whether the drain has begun and not ended."""
-        return self._step.running
+        return self._registry.draining and not self._finished
 
     def start(self) -> Deferred[None]:
         """Begin; sessions that would open from now on are refused.
@@ -104,7 +104,11 @@ class Drain:
         elapsed = self._clock.seconds() - self._started_at
         while self._schedule and self._schedule[-1][0] <= elapsed:
             _, session = self._schedule.pop()
-            session.drain(SERVICE_RESTART, REASON, self._allow)
+            try:
+                session.drain(SERVICE_RESTART, REASON, self._allow)
+            except Exception:  # one session that cannot be closed must not keep the process from ending
+                _log.failure("cannot drain session={session}", session=session.id, limit="cannot drain")
+                session.abort(Cause.DRAIN, By.SERVER)
         if not len(self._registry):
             self._registry.shut_idle()
         if not self._registry.connections and not self._busy():
@@ -126,9 +130,12 @@ class Drain:
         self._clock.callLater(STEP, self._finish)  # the transports' farewells come in the turns between
 
     def _finish(self) -> None:
+        if self._finished:
+            return
+        self._finished = True
         if self._step.running:
             self._step.stop()
-            if self._deadline is not None:
-                self._deadline.cancel()
-                self._deadline = None
-            self._done.callback(None)
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        self._done.callback(None)

@@ -28,6 +28,8 @@ _log = Logger()
 TICK = 0.1
 MOST_OWED = 5
 SLOTS = 1024
+AGAIN = 1.0  # seconds after which a deadline that failed comes again
+FIRST_LOOK = 1.0  # seconds after which output that has become congested is looked at first: the kernel takes some for a while
 
 _PING_PAYLOAD = struct.Struct("!I")
 
@@ -97,6 +99,7 @@ class Wheel:
                         item.expired()
                     except Exception:  # one faulty item must not stop everybody's deadlines
                         _log.failure("a deadline of {item} failed", item=item, limit="deadline failed")
+                        self.put(item, AGAIN)  # it must not be without one either
 
     def _place(self, item: Timed, due: int) -> None:
         self.take(item)
@@ -159,7 +162,7 @@ class KeepaliveService(Service):
         if self._write_stall_timeout:
             session.moved = session.wire.written - session.wire.buffered()
             session.moved_at = self.wheel.now
-            self.wheel.put(item, self._write_stall_timeout / 4)
+            self.wheel.put(item, min(FIRST_LOOK, self._write_stall_timeout / 4))
 
     def sweep(self, item: Timed, session: Session) -> None:
         """Ping the session, or abort it if a deadline has passed, and put it on the wheel again if it lives on."""
@@ -173,7 +176,8 @@ class KeepaliveService(Service):
             return
         following = self._ping(session, waiting, now) if self._interval else math.inf
         if self._write_stall_timeout and (waiting or not self._interval):
-            following = min(following, self._write_stall_timeout / 4)
+            left = session.moved_at + self._write_stall_timeout - now if waiting else math.inf
+            following = min(following, self._write_stall_timeout / 4, left)
         if following < math.inf:
             self.wheel.put(item, following)
 

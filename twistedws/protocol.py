@@ -434,7 +434,7 @@ class ServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn
             except ValueError as error:  # a header that must not be sent
                 failure = Failure(error)
         _log.failure(
-            "application raised in admit session={session} peer={peer}", failure, session=session.id, peer=session.peer,
+            "application raised in the opening handshake session={session} peer={peer}", failure, session=session.id, peer=session.peer,
             limit="application raised",
         )  # fmt: skip
         self._refuse(500, "internal server error", "the application raised", cause=Cause.APPLICATION_ERROR)

@@ -308,3 +308,20 @@ def test_hurrying_twice_leaves_no_timer() -> None:
     stage.run(1.0)
     assert len(stage.done_at) == 1
     assert stage.clock.getDelayedCalls() == []
+
+
+def test_a_session_that_cannot_be_closed() -> None:
+    """A session whose closing raises is cut and logged; the others are closed, and the drain ends."""
+    stage = Stage(seconds=0.0)
+    stage.peers(3)
+    broken = next(iter(stage.registry))
+
+    def close(code: int, reason: str) -> None:
+        raise OSError("broken")
+
+    broken.wire.close = close  # type: ignore[method-assign]
+    with capturedLogs() as events:
+        stage.start()
+        stage.run(2.0)
+    assert [each["session"] for each in events if "log_failure" in each] == [broken.id]
+    assert ("abort",) in broken.wire.calls  # type: ignore[attr-defined]
