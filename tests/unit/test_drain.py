@@ -313,15 +313,17 @@ def test_hurrying_twice_leaves_no_timer() -> None:
 def test_a_session_that_cannot_be_closed() -> None:
     """A session whose closing raises is cut and logged; the others are closed, and the drain ends."""
     stage = Stage(seconds=0.0)
-    stage.peers(3)
-    broken = next(iter(stage.registry))
+    broken, *others = stage.peers(3)
 
     def close(code: int, reason: str) -> None:
         raise OSError("broken")
 
-    broken.wire.close = close  # type: ignore[method-assign]
+    broken.close = close  # type: ignore[method-assign]
     with capturedLogs() as events:
         stage.start()
         stage.run(2.0)
-    assert [each["session"] for each in events if "log_failure" in each] == [broken.id]
-    assert ("abort",) in broken.wire.calls  # type: ignore[attr-defined]
+    assert [event["session"] for event in events if "log_failure" in event] == [broken.session.id]
+    assert ("abort",) in broken.calls
+    assert [peer.session.ending for peer in others] == [RESTARTED] * 2
+    assert len(stage.done_at) == 1
+    assert stage.clock.getDelayedCalls() == []

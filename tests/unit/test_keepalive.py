@@ -549,3 +549,23 @@ def test_pings_go_on_after_a_stall() -> None:
     stage.wire.waiting = 0
     stage.run(2.0 + 2 * TICK)
     assert len(stage.pings) == 1
+
+
+def test_a_deadline_that_fails_comes_again() -> None:
+    """An item whose deadline raises is logged, and is not left without a deadline."""
+
+    class Fails:
+        due = -1
+        calls = 0
+
+        def expired(self) -> None:
+            self.calls += 1
+            raise OSError("broken")
+
+    wheel, item = Wheel(), Fails()
+    wheel.put(item, TICK)
+    with capturedLogs() as events:
+        for _ in range(25):
+            wheel.turn()
+    assert item.calls == len(events) == 3
+    assert len(wheel) == 1

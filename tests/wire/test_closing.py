@@ -243,6 +243,16 @@ class Backpressure(SynchronousTestCase):
         self.assertEqual(handler.close, Close(1006, "", Cause.WRITE_STALL, By.SERVER))
         self.assertEqual(nothing_left(world), (0, 0, 0))
 
+    def test_write_stall_is_met_within_a_second(self) -> None:
+        """What the kernel still takes after congestion began does not put the deadline off by a quarter of it."""
+        world, handler = self._stuffed(write_stall_timeout=30)
+        world.advance(0.5)
+        world.links[0].server.taken(100)
+        world.advance(29.5)
+        self.assertEqual(world.registry.connections, 1)
+        world.advance(1.7)
+        self.assertEqual(handler.close.cause, Cause.WRITE_STALL)
+
     def test_slow_is_not_stalled(self) -> None:
         """A peer that takes a little now and then keeps its session."""
         world, handler = self._stuffed(write_stall_timeout=4)
