@@ -1,16 +1,25 @@
-"""Frames as bytes, from server to client (RFC 6455 section 5), and the rules on close codes. Floor 1: no I/O."""
+"""Frames as bytes, from server to client (RFC 6455 section 5), their masking, and the rules on close codes. Floor 1: no I/O."""
 
 from __future__ import annotations
 
 from struct import Struct
 
+try:
+    from websockets.speedups import apply_mask as apply_mask  # C: 0.1 us for 64 bytes, where Autobahn's masker takes 2.7 us
+except ImportError:  # a platform without its wheels
+    from websockets.utils import apply_mask as apply_mask
+
 TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 COMPRESSED = 0x40  # RSV1, RFC 7692 section 6
+
+# By opcode and length, the heads of final, unmasked frames of less than 126 bytes: to look one up takes a third of making it.
+SHORT_HEADS = {opcode: tuple(bytes((0x80 | opcode, length)) for length in range(126)) for opcode in (TEXT, BINARY)}
 
 MAX_CONTROL_PAYLOAD = 125  # RFC 6455 section 5.5
 MAX_REASON = MAX_CONTROL_PAYLOAD - 2
 
 _U16 = Struct("!H")
+U64 = Struct("!Q")
 _HEAD_U16 = Struct("!BBH")
 _HEAD_U64 = Struct("!BBQ")
 

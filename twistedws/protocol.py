@@ -39,7 +39,7 @@ from zope.interface import implementer
 
 from twistedws import config
 from twistedws.errors import Cause, Refused
-from twistedws.frames import BINARY, COMPRESSED, PING, PONG, TEXT, close_frame, frame, is_close_code
+from twistedws.frames import COMPRESSED, PING, PONG, SHORT_HEADS, U64, apply_mask, close_frame, frame, is_close_code
 from twistedws.handshake import (
     BadRequest,
     HeadParser,
@@ -61,6 +61,7 @@ from twistedws.session import Application, Phase, Session
 _log = Logger()
 
 RETRY_AFTER = "5"  # seconds, sent with every 503
+MOST_CORKED = 16384  # bytes; where more wait for the end of the turn, they are written at once
 MOST_REFUSALS = 64  # refused connections that may linger at once; above, they are aborted
 _PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self' ws: wss:"
 _PAGE_HEADERS = (("Content-Type", "text/html; charset=utf-8"), ("Content-Security-Policy", _PAGE_POLICY))
@@ -93,6 +94,35 @@ class Observer(TypingProtocol):
         """A connection ended that never became a session; with no cause if it never asked to."""
 
 
+class Turn:
+    """The connections for which something was sent in this turn of the loop, outside of any read of theirs.
+
+    One callback writes for all of them, so that what a task sends piece by piece leaves in one write (RFC 6455 does not care, TCP does).
+
+    Args:
+        call_soon: asyncio's.
+    """
+
+    def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
+        self._call_soon = call_soon
+        self._waiting: list[ServerProtocol] = []
+
+    def add(self, connection: ServerProtocol) -> None:
+        """Have a connection's ``uncork`` called at the end of this turn."""
+        if not self._waiting:
+            self._call_soon(self._end)
+        self._waiting.append(connection)
+
+    def _end(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            try:
+                each.uncork()
+            except Exception:  # one connection's fault is no other's
+                _log.failure("cannot write: peer={peer}", peer=each.peer, limit="server fault")
+                each.abort()
+
+
 @dataclass(frozen=True, slots=True)
 class Site:
     """All that the connections of one process share.
@@ -111,6 +141,8 @@ class Site:
         clock: The reactor, or a ``Clock``.
         start: Turns the awaitable that an application's ``admit`` returned into a Deferred; what that takes depends on the reactor.
         most_connections: How many connections may be there at once; 0 for any number.
+        turn: Where connections wait for the end of a turn of the loop to write; None where the reactor knows of no turns, and what is
+            sent is written at once.
     """
 
     application: Application
@@ -126,6 +158,7 @@ class Site:
     clock: IReactorTime
     start: Callable[[Awaitable[None]], Deferred[None]]
     most_connections: int = 0
+    turn: Turn | None = None
 
 
 class BoundedDeflate(PerMessageDeflate):  # type: ignore[misc]  # Autobahn has no types
@@ -205,6 +238,8 @@ class ServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn
         self.due = -1
         self.received = self.written = 0
         self.session: Session | None = None
+        self._scanning = False  # messages may be scanned: Autobahn holds no part of any
+        self._corked: bytes | None = None  # what leaves together: not None while a read is looked at, or until the turn ends
         self.failedByMe = False
         self._stage = _Stage.HEAD
         self._parser: HeadParser | None = HeadParser(site.handshake.max_head_size, site.handshake.max_headers)
@@ -233,20 +268,91 @@ class ServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn
             if site.registry.connections > site.most_connections + MOST_REFUSALS:
                 self.abort()
 
-    def dataReceived(self, data: bytes) -> None:
-        """Bytes have come."""
+    def dataReceived(self, data: bytes) -> None:  # noqa: C901 - see below
+        """Bytes have come: the hot path, from the transport to the handler and back.
+
+        Whole messages, each one final, masked, uncompressed frame of text or binary data, are taken straight from what was read.
+        Whatever else a frame is, and a frame that is not all there, is Autobahn's, at exactly this place. What is sent meanwhile leaves
+        in one write.
+        """
+        # One function, on purpose. With the scan as a function that returns a list, and the session's part as another, a message of 64
+        # bytes costs 0.22 us more of Python, of some 5 us in all (16 in a read: 0.02 us).
         self.received += len(data)
+        if self._corked is None:
+            self._corked = b""
         try:
-            if self._stage in (_Stage.OPEN, _Stage.CLOSING):
-                self.data += data
-                self.consumeData()  # Autobahn's: frame by frame into the callbacks below
-            elif self._stage is _Stage.HEAD:
-                self._read_head(data)
-            elif self._stage is _Stage.DECIDING:
-                self._hold_early(data)
+            if not self._scanning:
+                data = self._receive_otherwise(data)
+            while data:
+                session: Session = self.session  # type: ignore[assignment]  # it is there while messages are
+                rate, most, size, start = self._rate, self.site.limits.max_message_size, len(data), 0
+                while size - start >= 6:  # RFC 6455 section 5.2: two bytes, a length of up to eight, four bytes of mask, the payload
+                    first, length = data[start], data[start + 1] - 0x80  # MASK is the highest bit, and a client must set it
+                    if length < 126:
+                        payload_at = start + 6
+                    elif length == 126 and size - start >= 8:
+                        length, payload_at = data[start + 2] << 8 | data[start + 3], start + 8
+                        if length < 126:  # not the shortest encoding
+                            break
+                    elif length == 127 and size - start >= 14:
+                        length, payload_at = U64.unpack_from(data, start + 2)[0], start + 14
+                        if length < 65536:
+                            break
+                    else:
+                        break
+                    end = payload_at + length
+                    if end > size or length < 0 or 0 < most < length:
+                        break
+                    message: str | bytes = apply_mask(data[payload_at:end], data[payload_at - 4 : payload_at])
+                    if first == 0x81:
+                        try:
+                            message = message.decode()  # type: ignore[union-attr]  # bytes, so far
+                        except UnicodeDecodeError:
+                            break
+                    elif first != 0x82:
+                        break
+                    start = end
+                    if rate is not None and not self._may_speak(rate):
+                        return
+                    session.messages_in += 1
+                    session.octets_in += length
+                    try:
+                        session.handler.received(session, message)
+                    except Exception:
+                        session.raised("received")
+                    if session.ending is not None and not self.listening:
+                        return
+                data = self._consume(data[start:]) if start < size else b""
         except Exception:
             _log.failure("a fault of this server: peer={peer}", peer=self.peer, limit="server fault")
             self._internal_error()
+        finally:
+            corked, self._corked = self._corked, None
+            if corked:
+                self.written += len(corked)
+                self.transport.write(corked)
+
+    def _receive_otherwise(self, data: bytes) -> bytes:
+        """Take what is not to be scanned yet, or any more; return what is to be scanned after all."""
+        if self.listening:
+            return self._consume(self.data + data)
+        if self._stage is _Stage.HEAD:
+            return self._read_head(data)
+        if self._stage is _Stage.DECIDING:
+            self._hold_early(data)
+        return b""
+
+    def _consume(self, data: bytes) -> bytes:
+        """Let Autobahn take what the scan cannot, step by step, until it is between two messages again; return what is left then."""
+        self._scanning = False
+        self.data = data
+        while self.processData() and self.listening:  # True: it can go on
+            if self.current_frame is None and not self.inside_message:
+                rest, self.data = self.data, b""
+                self._scanning = True
+                return rest
+        self._scanning = self.listening and not self.data and self.current_frame is None and not self.inside_message
+        return b""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The transport has gone: the one place where a session ends."""
@@ -259,6 +365,7 @@ class ServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn
         if self._decision is not None:
             self._decision.cancel()
         self._forget_input()
+        self._corked = None
         self._perMessageCompress = None
         if session is not None and session.phase > Phase.CONNECTING:
             self._end_session(session, _cause_of(reason))
@@ -317,15 +424,16 @@ class ServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn
 
     # The opening handshake
 
-    def _read_head(self, data: bytes) -> None:
+    def _read_head(self, data: bytes) -> bytes:
+        """Read the request head; return what came behind it, if the session is open already."""
         parser = self._parser
         assert parser is not None  # noqa: S101 - it is there in this stage
         if self._address is None and not self._enter():
-            return
+            return b""
         try:
             request = parser.feed(data)
             if request is None:
-                return
+                return b""
             self._parser = None
             if wants_upgrade(request):
                 self._upgrade(request, check_upgrade(request), parser.rest)
@@ -333,6 +441,7 @@ class ServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn
                 self._answer_plain(request)
         except BadRequest as bad:
             self._refuse(bad.status, bad.text, bad.text, bad.headers)
+        return self._take_early()
 
     def _enter(self) -> bool:
         """Count the connection by its address, now known also behind a PROXY protocol; refuse it if it is one too many."""
@@ -382,13 +491,14 @@ class ServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn
         if isawaitable(outcome):
             # Deferred.addCallbacks runs at once where the awaitable did not have to wait
             self._decision = decision = site.start(outcome)
-            decision.addCallbacks(lambda _: self._admitted(session, upgrade), self._not_admitted, errbackArgs=(session,))
+            decision.addCallbacks(lambda _: self._admitted_late(session, upgrade), self._not_admitted, errbackArgs=(session,))
             decision.addErrback(lambda failure: self._not_admitted(failure, session))
         else:
             self._admitted(session, upgrade)
 
     def _hold_early(self, data: bytes) -> None:
         """Keep what a peer sends before it is answered, unseen. Reading goes on, so that its leaving is noticed; within bounds."""
+        self.received -= len(data)  # it counts when it is looked at
         self._early += data
         if len(self._early) > self.site.limits.inbox_size > 0:
             self.pause()
@@ -414,13 +524,22 @@ class ServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn
         self.site.keepalive.wheel.take(self)
         self.site.keepalive.begin(self, session)
         self.site.observer.opened(session)
-        early, self._early = self._early, b""
-        if len(early) > self.site.limits.inbox_size > 0:
+        if len(self._early) > self.site.limits.inbox_size > 0:
             self.resume()
         session.open(handler, self.site.clock.seconds())
-        if early and self._stage in (_Stage.OPEN, _Stage.CLOSING):
-            self.data = early
-            self.consumeData()
+
+    def _admitted_late(self, session: Session, upgrade: Upgrade) -> None:
+        self._admitted(session, upgrade)
+        early = self._take_early()
+        if early:
+            self.dataReceived(early)
+
+    def _take_early(self) -> bytes:
+        """Return what came behind the head, once the session is open."""
+        if not self.listening:
+            return b""
+        early, self._early = self._early, b""
+        return early
 
     def _not_admitted(self, failure: Failure, session: Session) -> None:
         self._decision = None
@@ -495,9 +614,13 @@ class ServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn
         self.data = b""
         self.current_frame = None
         self.inside_message = False
+        self._scanning = True
         self.utf8validator = Utf8Validator()
         if deflate is not None:
             self._perMessageCompress = deflate
+        rate = self.site.limits.message_rate
+        if rate:
+            self._rate = TokenBucket(rate, rate, self.site.clock.seconds())
 
     # Autobahn's side: frames become messages
 
@@ -533,22 +656,18 @@ class ServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn
 
     def _onMessageEnd(self) -> None:
         session = self.session
-        if self.failedByMe or session is None or not self._may_speak():
+        if self.failedByMe or session is None:
             return
         payload, self._payload = self._payload, b""
-        session.deliver(payload.decode() if self._is_text else bytes(payload), len(payload))
+        if self._rate is None or self._may_speak(self._rate):
+            session.deliver(payload.decode() if self._is_text else bytes(payload), len(payload))
 
-    def _may_speak(self) -> bool:
+    def _may_speak(self, rate: TokenBucket) -> bool:
         """Count a message against the rate limit."""
-        rate = self.site.limits.message_rate
-        if rate:
-            now = self.site.clock.seconds()
-            if self._rate is None:
-                self._rate = TokenBucket(rate, rate, now)
-            if not self._rate.take(now):
-                self._fail(1008, "too many messages", Cause.RATE_LIMIT)
-                return False
-        return True
+        if rate.take(self.site.clock.seconds()):
+            return True
+        self._fail(1008, "too many messages", Cause.RATE_LIMIT)
+        return False
 
     def _onPing(self, payload: bytes) -> None:
         if self._stage is not _Stage.OPEN or not self._may_control():
@@ -609,14 +728,40 @@ class ServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn
 
     # The session's side: Wire
 
-    def send(self, payload: bytes, *, text: bool) -> None:
+    def send(self, opcode: int, payload: bytes) -> None:
         """Send a message. Framed here: Autobahn bounds outgoing messages by the limit on incoming ones (protocol.py:2621)."""
-        deflate, flags = self._perMessageCompress, 0
-        if deflate is not None:
+        deflate = self._perMessageCompress
+        if deflate is None:
+            length = len(payload)
+            framed = (SHORT_HEADS[opcode][length] + payload) if length < 126 else frame(opcode, payload)
+        else:
             deflate.start_compress_message()
-            payload = deflate.compress_message_data(payload) + deflate.end_compress_message()
-            flags = COMPRESSED
-        self._write(frame(TEXT if text else BINARY, payload, flags))
+            framed = frame(opcode, deflate.compress_message_data(payload) + deflate.end_compress_message(), COMPRESSED)
+        corked = self._corked
+        if corked:
+            if len(corked) < MOST_CORKED:
+                self._corked = corked + framed
+            else:
+                self._write(framed)
+        elif corked is None:
+            self._write(framed)
+        else:
+            self._corked = framed
+
+    def send_frame(self, framed: bytes, opcode: int, payload: bytes) -> None:
+        """Send a message that is framed already."""
+        if self._perMessageCompress is not None:
+            self.send(opcode, payload)
+        elif self._corked is not None:
+            self._write(framed)
+        else:
+            self.written += len(framed)
+            self.transport.write(framed)
+
+    @property
+    def listening(self) -> bool:
+        """Whether messages of the peer's are still to be delivered."""
+        return self._stage in (_Stage.OPEN, _Stage.CLOSING)
 
     def ping(self, payload: bytes) -> None:
         """Send a ping."""
@@ -643,6 +788,7 @@ class ServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn
         if self._stage is not _Stage.LOST:
             self._stage = _Stage.ENDING
             self._forget_input()
+            self._corked = None
             self.site.keepalive.wheel.take(self)
             self.transport.unregisterProducer()
             self.transport.abortConnection()
@@ -658,13 +804,36 @@ class ServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn
 
     def buffered(self) -> int:
         """Return the bytes written that the operating system has not taken yet."""
+        self._flush()
         return 0 if self._stage is _Stage.LOST else buffered_in(self.transport)
 
     # Inside
 
     def _write(self, data: bytes) -> None:
-        self.written += len(data)
-        self.transport.write(data)
+        """Write with what else is sent while one read is looked at, or in one turn of the loop; see ``_corked``."""
+        if self._corked is not None:
+            self._corked += data
+            if len(self._corked) > MOST_CORKED:
+                self._flush()
+        elif self.site.turn is not None and len(data) <= MOST_CORKED:
+            self._corked = data
+            self.site.turn.add(self)
+        else:
+            self.written += len(data)
+            self.transport.write(data)
+
+    def _flush(self) -> None:
+        """Write what waits corked."""
+        corked = self._corked
+        if corked:
+            self._corked = b""
+            self.written += len(corked)
+            self.transport.write(corked)
+
+    def uncork(self) -> None:
+        """The turn of the loop ends in which something was sent."""
+        self._flush()
+        self._corked = None
 
     def _finish(self, *, read_on: bool) -> None:
         """Let the transport end once its buffer has left, or at the deadline.
@@ -676,6 +845,7 @@ class ServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn
         """
         self._stage = _Stage.ENDING
         self._forget_input()
+        self._flush()
         self._put_deadline(self.site.shutdown.close_timeout)
         transport = self.transport
         transport.unregisterProducer()
@@ -689,6 +859,7 @@ class ServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn
         """Stop Autobahn, and drop what it and the handshake hold."""
         self.state = self.STATE_CLOSED
         self.failedByMe = True
+        self._scanning = False
         self.data = self._early = self._payload = b""
         self._parser = None
 

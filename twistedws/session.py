@@ -21,7 +21,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from twisted.logger import Logger
 
 from twistedws.errors import By, Cause, Close
-from twistedws.frames import cut, is_close_code
+from twistedws.frames import BINARY, TEXT, cut, is_close_code
 from twistedws.handshake import Request
 
 _log = Logger()
@@ -50,14 +50,31 @@ class FlowHandler(Handler, Protocol):
         """The server is going away: call ``proceed`` once the messages received so far are answered; reading has stopped."""
 
 
+class _Nobody:
+    """The handler of a session that is not open."""
+
+    def opened(self, session: Session) -> None: ...
+
+    def received(self, session: Session, message: str | bytes) -> None: ...
+
+    def closed(self, session: Session, close: Close) -> None: ...
+
+
+_NOBODY = _Nobody()
+
+
 class Wire(Protocol):
     """What a session needs of its connection."""
 
     received: int  # bytes read from the peer so far
     written: int  # bytes handed to the transport so far
+    listening: bool  # whether messages of the peer's are still to be delivered
 
-    def send(self, payload: bytes, *, text: bool) -> None:
-        """Send a message."""
+    def send(self, opcode: int, payload: bytes) -> None:
+        """Send a message: TEXT or BINARY."""
+
+    def send_frame(self, framed: bytes, opcode: int, payload: bytes) -> None:
+        """Send a message of which the frame is made already, for many; a wire that compresses makes its own."""
 
     def ping(self, payload: bytes) -> None:
         """Send a ping of at most 125 bytes."""
@@ -140,6 +157,9 @@ class Phase(enum.IntEnum):
     CLOSED = 3
 
 
+_OPEN = Phase.OPEN  # a name of its own: to look a member up costs the hot path 30 ns each time
+
+
 class Hold(enum.IntFlag):
     """Who wants reading to pause. Reading goes on when nobody does."""
 
@@ -172,10 +192,11 @@ class Session:
         rtt: The latest round trip of a ping, in seconds; None before the first.
         congested: True while the peer takes less than it is sent; sending goes on into a bounded queue.
         ending: How the session ends, as soon as that is decided; None before.
+        handler: What the application made for this session.
     """
 
     __slots__ = (
-        "_handler", "_holds", "_phase", "_queue_size", "_slow_consumer", "_state", "congested", "dropped", "ending", "id",
+        "_holds", "_phase", "_queue_size", "_slow_consumer", "_state", "congested", "dropped", "ending", "handler", "id",
         "messages_in", "messages_out", "moved", "moved_at", "octets_in", "octets_out", "opened_at", "peer",
         "ping_due", "ping_payload", "ping_sent",
         "pinged_at", "pinged_mark", "request", "response_headers", "rtt", "scheme", "subprotocol", "wire",
@@ -191,7 +212,7 @@ class Session:
         self.ending: Close | None = None
         self.messages_in = self.messages_out = self.octets_in = self.octets_out = self.dropped = 0
         self.opened_at = 0.0
-        self._handler: Handler | None = None
+        self.handler: Handler = _NOBODY
         self._phase = Phase.CONNECTING
         self._holds = 0
         self._state: dict[Any, Any] | None = None
@@ -231,17 +252,18 @@ class Session:
             TypeError: The message is neither text nor bytes.
             UnicodeEncodeError: The text holds lone surrogates, which UTF-8 cannot carry.
         """
-        if isinstance(message, str):
-            payload, text = message.encode(), True
-        elif isinstance(message, (bytes, bytearray, memoryview)):
-            payload, text = bytes(message), False
+        kind = type(message)  # exact types first: isinstance with a tuple takes three times as long
+        if kind is str:
+            payload, opcode = message.encode(), TEXT  # type: ignore[union-attr]
+        elif kind is bytes:
+            payload, opcode = message, BINARY
         else:
-            raise TypeError(f"message: {type(message).__name__}: str is sent as text, bytes as binary")
-        if self._phase is not Phase.OPEN or (self.congested and not self._has_room(len(payload))):
+            payload, opcode = _encoded(message)
+        if self._phase is not _OPEN or (self.congested and not self._has_room(len(payload))):
             return False
         self.messages_out += 1
         self.octets_out += len(payload)
-        self.wire.send(payload, text=text)
+        self.wire.send(opcode, payload)
         return True
 
     def close(
@@ -315,7 +337,7 @@ class Session:
         """The opening handshake is done; a no-op on a session that has ended meanwhile, or is open."""
         if self._phase is not Phase.CONNECTING or self.ending is not None:
             return
-        self._handler, self._phase, self.opened_at = handler, Phase.OPEN, now
+        self.handler, self._phase, self.opened_at = handler, Phase.OPEN, now
         self.response_headers = []
         self._guarded("opened", handler.opened, self)
 
@@ -326,9 +348,9 @@ class Session:
         self.messages_in += 1
         self.octets_in += octets
         try:
-            self._handler.received(self, message)  # type: ignore[union-attr]  # set in open, which comes first
+            self.handler.received(self, message)
         except Exception:
-            self._raised("received")
+            self.raised("received")
 
     def fail(self, code: int, reason: str, cause: Cause) -> None:
         """End the session for something that the peer, or the application, did wrong."""
@@ -346,8 +368,8 @@ class Session:
         if self.ending is None:
             self.ending = Close(1006, "", cause, By.CLIENT)
         was, self._phase, self._holds = self._phase, Phase.CLOSED, 0
-        if was in (Phase.OPEN, Phase.CLOSING) and self._handler is not None:
-            self._guarded("closed", self._handler.closed, self, self.ending)
+        if was in (Phase.OPEN, Phase.CLOSING):
+            self._guarded("closed", self.handler.closed, self, self.ending)
 
     def congest(self) -> None:
         """The transport's buffer has passed its high-water mark: read no more from a peer that does not take the replies."""
@@ -360,7 +382,7 @@ class Session:
         self.release(Hold.OUTPUT)
         if self._phase is Phase.CLOSED:
             return
-        writable = getattr(self._handler, "writable", None)
+        writable = getattr(self.handler, "writable", None)
         if writable is not None:
             self._guarded("writable", writable, self)
 
@@ -378,13 +400,22 @@ class Session:
         def close() -> None:
             self.close(code, reason, cause=Cause.DRAIN, by=By.SERVER)
 
-        draining = getattr(self._handler, "draining", None)
+        draining = getattr(self.handler, "draining", None)
         if draining is None:
             close()
         else:
             self.hold(Hold.DRAIN)
             proceed(close)
             self._guarded("draining", draining, self, close)
+
+    def raised(self, name: str) -> None:
+        """The application raised: say so once, tell the peer nothing (1011), end this session only."""
+        _log.failure(
+            "application raised in {callback} session={session} peer={peer}",
+            callback=name, session=self.id, peer=self.peer, limit="application raised",
+        )  # fmt: skip
+        if self._phase is Phase.OPEN:
+            self.fail(1011, "", Cause.APPLICATION_ERROR)
 
     # Inside
 
@@ -409,13 +440,18 @@ class Session:
         try:
             callback(*arguments)
         except Exception:
-            self._raised(name)
+            self.raised(name)
 
-    def _raised(self, name: str) -> None:
-        """The application raised: say so once, tell the peer nothing (1011), end this session only."""
-        _log.failure(
-            "application raised in {callback} session={session} peer={peer}",
-            callback=name, session=self.id, peer=self.peer, limit="application raised",
-        )  # fmt: skip
-        if self._phase is Phase.OPEN:
-            self.fail(1011, "", Cause.APPLICATION_ERROR)
+
+def _encoded(message: str | bytes | bytearray | memoryview) -> tuple[bytes, int]:
+    """Return a message's payload, and its opcode: TEXT for a str, BINARY for bytes.
+
+    Raises:
+        TypeError: The message is neither text nor bytes.
+        UnicodeEncodeError: The text holds lone surrogates, which UTF-8 cannot carry.
+    """
+    if isinstance(message, str):
+        return message.encode(), TEXT
+    if isinstance(message, (bytes, bytearray, memoryview)):
+        return bytes(message), BINARY
+    raise TypeError(f"message: {type(message).__name__}: str is sent as text, bytes as binary")

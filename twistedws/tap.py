@@ -36,7 +36,7 @@ from twistedws.listening import ListeningService, endpoints, most_connections, r
 from twistedws.logs import ConnectionLog, LogWriter
 from twistedws.metrics import Metrics
 from twistedws.origin import OriginPolicy
-from twistedws.protocol import Site, SiteFactory
+from twistedws.protocol import Site, SiteFactory, Turn
 from twistedws.registry import Registry
 
 _log = Logger()
@@ -159,7 +159,7 @@ def makeService(options: Options) -> Server:
 
 
 def install_reactor() -> Any:
-    """Return the reactor: the one that ``twistd --reactor`` named, or Twisted's asyncio reactor.
+    """Return the reactor: the one that ``twistd --reactor`` named, or ours.
 
     Raises:
         ConfigurationError: It is the select reactor, or one that cannot be had here.
@@ -175,7 +175,7 @@ def install_reactor() -> Any:
         raise ConfigurationError(
             "--reactor",
             "select",
-            "select() fails on descriptors above 1023; no --reactor, or asyncio, epoll, kqueue or poll is accepted",
+            "select() fails on descriptors above 1023; no --reactor, or uvloop, asyncio, epoll, kqueue or poll is accepted",
         )
     # Twisted's reactors tell time by the wall clock (twisted #2424): a clock that is set would end every connection.
     reactor.seconds = time.monotonic  # type: ignore[method-assign]
@@ -215,6 +215,7 @@ def compose(settings: config.Configuration, reactor: Any) -> Server:
         observer=ConnectionLog(),
         clock=clock,
         start=_starter(loop),
+        turn=Turn(loop.call_soon) if loop is not None else None,
         most_connections=most_connections(settings.limits.max_connections, raise_descriptor_limit()),
     )
     listening = ListeningService(settings.listening, clock, places)

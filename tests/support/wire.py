@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from twistedws.errors import Close
+from twistedws.frames import TEXT
 from twistedws.handshake import Request
 from twistedws.session import Session, SlowConsumer
 
@@ -26,9 +27,13 @@ class FakeWire:
         self.waiting = 0
         self.received = 0
         self.written = 0
+        self.listening = True
 
-    def send(self, payload: bytes, *, text: bool) -> None:
-        self.calls.append(("send", payload, text))
+    def send(self, opcode: int, payload: bytes) -> None:
+        self.calls.append(("send", payload, opcode == TEXT))
+
+    def send_frame(self, framed: bytes, opcode: int, payload: bytes) -> None:
+        self.calls.append(("send_frame", framed, payload, opcode == TEXT))
 
     def ping(self, payload: bytes) -> None:
         self.calls.append(("ping", payload))
