@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 
 class Cause(str, enum.Enum):
@@ -34,6 +35,8 @@ class Cause(str, enum.Enum):
     WORKER_LOST = "worker_lost"  # the process that held the session died
     INTERNAL_ERROR = "internal_error"  # a fault of this server
 
+    __hash__ = str.__hash__  # Enum's own is Python, and a Counter asks for it twice per session
+
 
 class By(str, enum.Enum):
     """Who ended a session."""
@@ -44,8 +47,7 @@ class By(str, enum.Enum):
     OPERATOR = "operator"
 
 
-@dataclass(frozen=True, slots=True)
-class Close:
+class Close(msgspec.Struct, frozen=True, gc=False):
     """How a session ended.
 
     Attributes:

@@ -52,7 +52,7 @@ def close_frame(code: int | None, reason: str = "") -> bytes:
     """Return a close frame; a reason of more than 123 bytes is cut between characters (sections 5.5 and 5.5.1)."""
     if code is None:
         return frame(CLOSE, b"")
-    return frame(CLOSE, _U16.pack(code) + cut(reason).encode())
+    return frame(CLOSE, _U16.pack(code) + (cut(reason).encode() if reason else b""))
 
 
 def cut(reason: str) -> str:

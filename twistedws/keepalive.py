@@ -74,10 +74,11 @@ class Wheel:
 
     def put_evenly(self, item: Timed, within: float) -> None:
         """Give an item its deadline in the emptiest of the slots of the next seconds, the first such."""
-        start = self._position + 1
-        width = max(1, min(SLOTS - 1, int(within / self._tick)))
-        ahead = [self._counts[(start + offset) % SLOTS] for offset in range(width)]
-        self._place(item, start + ahead.index(min(ahead)))
+        self.take(item)
+        start = (self._position + 1) % SLOTS
+        end = start + max(1, min(SLOTS - 1, int(within / self._tick)))
+        ahead = self._counts[start:end] + self._counts[: max(0, end - SLOTS)]
+        self._place(item, self._position + 1 + ahead.index(0 if 0 in ahead else min(ahead)))
 
     def take(self, item: Timed) -> None:
         """Take an item off the wheel, if it is there."""
@@ -150,12 +151,14 @@ class KeepaliveService(Service):
             self.wheel.turn()
 
     def begin(self, item: Timed, session: Session) -> None:
-        """Put a session that has just opened on the wheel; the wheel calls ``item.expired``, which calls ``sweep``."""
+        """Give a session that has just opened its deadline, instead of the handshake's; its end calls ``sweep``."""
         session.moved_at = self.wheel.now
         if self._interval:
             self.wheel.put_evenly(item, self._interval)
         elif self._write_stall_timeout:
             self.wheel.put(item, self._write_stall_timeout / 4)
+        else:
+            self.wheel.take(item)
 
     def watch(self, item: Timed, session: Session) -> None:
         """A session's output has become congested: from now on it is looked at often enough to meet the write-stall deadline."""
