@@ -4,9 +4,10 @@ The names here are what an application uses. The server itself is started with `
 """
 
 from twistedws.errors import By, Cause, Close, Closed, Refused
+from twistedws.fanout import fan_out
 from twistedws.gateway.coroutine import AsyncSession
 from twistedws.session import Application, Handler, Session, application
 
 __version__ = "0.1.0"
 
-__all__ = ["Application", "AsyncSession", "By", "Cause", "Close", "Closed", "Handler", "Refused", "Session", "application"]
+__all__ = ["Application", "AsyncSession", "By", "Cause", "Close", "Closed", "Handler", "Refused", "Session", "application", "fan_out"]

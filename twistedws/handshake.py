@@ -24,7 +24,7 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 try:
-    from _sha1 import sha1  # the interpreter's own: OpenSSL's, which hashlib gives, takes 2 us to set up
+    from _sha1 import sha1  # type: ignore[import-not-found]  # the interpreter's own: OpenSSL's, which hashlib gives, takes 2 us to set up
 except ImportError:  # an interpreter that was built without it
     from hashlib import sha1
 
@@ -328,10 +328,7 @@ def _decode_path(raw_path: bytes) -> str:
 
 def wants_upgrade(request: Request) -> bool:
     """Say whether a request asks for a WebSocket (RFC 6455 section 4.2.1, item 3) and is not plain HTTP."""
-    for name, value in request.headers:
-        if name == b"upgrade" and (value == b"websocket" or b"websocket" in _list([value])):
-            return True
-    return False
+    return b"websocket" in _list([value for name, value in request.headers if name == b"upgrade"])
 
 
 def check_upgrade(request: Request) -> Upgrade:

@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from inspect import isawaitable
+from typing import Any
 from typing import Protocol as TypingProtocol
 
 from autobahn.twisted.websocket import WebSocketServerProtocol
@@ -56,7 +57,7 @@ from twistedws.limits import TokenBucket
 from twistedws.metrics import Metrics
 from twistedws.origin import OriginPolicy
 from twistedws.registry import Registry
-from twistedws.session import Application, Phase, Session
+from twistedws.session import Application, Framed, Phase, Session
 
 _log = Logger()
 
@@ -230,8 +231,12 @@ class ServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn
     autoPingRestartOnAnyTraffic = False
     websocket_version = 13
     trafficStats = TrafficStats()  # counted by Autobahn, read by nobody: one for all
-    _perMessageCompress = None
+    _perMessageCompress: BoundedDeflate | None = None
     utf8validator = None  # made with the first frame that is Autobahn's
+
+    current_frame: Any  # Autobahn's, which has no types; so are the next two
+    inside_message: bool
+    state: int
 
     def __init__(self, site: Site) -> None:
         # Not Autobahn's: it makes two Deferreds and a table of listeners that nobody uses here.
@@ -783,15 +788,19 @@ class ServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn
         else:
             self._corked = framed
 
-    def send_frame(self, framed: bytes, opcode: int, payload: bytes) -> None:
-        """Send a message that is framed already."""
-        if self._perMessageCompress is not None:
-            self.send(opcode, payload)
-        elif self._corked is not None:
-            self._write(framed)
+    def send_framed(self, message: Framed) -> None:
+        """Send a message that is framed already: at once, since there is one for each of many sessions."""
+        if self._corked is None and self._perMessageCompress is None:
+            self.written += len(message.frame)
+            self.transport.write(message.frame)
+        elif self._perMessageCompress is None:
+            self._write(message.frame)
         else:
-            self.written += len(framed)
-            self.transport.write(framed)
+            self.send(message.opcode, message.payload)
+
+    def soon(self, callback: Callable[[], None]) -> None:
+        """Have a function called in a coming turn of the loop."""
+        self.site.clock.callLater(0, callback)
 
     @property
     def listening(self) -> bool:
@@ -944,6 +953,7 @@ class SiteFactory(ServerFactory):
 
     noisy = False
     isServer = True  # Autobahn asks its factory
+    protocol = ServerProtocol
 
     def __init__(self, site: Site, accepted: Callable[[], None] = lambda: None) -> None:
         self.site, self._accepted = site, accepted
@@ -955,7 +965,7 @@ class SiteFactory(ServerFactory):
     def buildProtocol(self, addr: IAddress | None) -> ServerProtocol:  # noqa: ARG002 - Twisted's signature
         """A connection was accepted."""
         self._accepted()
-        protocol = ServerProtocol(self.site)
+        protocol = self.protocol(self.site)
         protocol.factory = self
         return protocol
 

@@ -19,10 +19,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
+import msgspec
 from twisted.logger import Logger
 
 from twistedws.errors import By, Cause, Close
-from twistedws.frames import BINARY, TEXT, cut, is_close_code
+from twistedws.frames import BINARY, TEXT, cut, frame, is_close_code
 from twistedws.handshake import Request
 
 _log = Logger()
@@ -55,6 +56,26 @@ class FlowHandler(Handler, Protocol):
         """The server is going away: call ``proceed`` once the messages received so far are answered; reading has stopped."""
 
 
+class Framed(msgspec.Struct, frozen=True, gc=False):
+    """A message as its frame.
+
+    Attributes:
+        frame: The frame, uncompressed.
+        opcode: TEXT or BINARY.
+        payload: What is in it.
+    """
+
+    frame: bytes
+    opcode: int
+    payload: bytes
+
+
+def framed(message: str | bytes | bytearray | memoryview) -> Framed:
+    """Frame a message for any number of sessions; raises what ``Session.send`` does."""
+    payload, opcode = _encoded(message)
+    return Framed(frame(opcode, payload), opcode, payload)
+
+
 class _Nobody:
     """The handler of a session that is not open."""
 
@@ -78,8 +99,11 @@ class Wire(Protocol):
     def send(self, opcode: int, payload: bytes) -> None:
         """Send a message: TEXT or BINARY."""
 
-    def send_frame(self, framed: bytes, opcode: int, payload: bytes) -> None:
+    def send_framed(self, message: Framed) -> None:
         """Send a message of which the frame is made already, for many; a wire that compresses makes its own."""
+
+    def soon(self, callback: Callable[[], None]) -> None:
+        """Have a function called in a coming turn of the loop."""
 
     def ping(self, payload: bytes) -> None:
         """Send a ping of at most 125 bytes."""
@@ -273,6 +297,16 @@ class Session:
         self.messages_out += 1
         self.octets_out += len(payload)
         self.wire.send(opcode, payload)
+        return True
+
+    def send_framed(self, message: Framed) -> bool:
+        """Send a message that is framed already; see ``send``, and ``fanout.fan_out``, which calls this."""
+        octets = len(message.payload)
+        if self._phase is not _OPEN or (self.congested and not self._has_room(octets)):
+            return False
+        self.messages_out += 1
+        self.octets_out += octets
+        self.wire.send_framed(message)
         return True
 
     def close(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from twistedws.errors import Close
 from twistedws.frames import TEXT
 from twistedws.handshake import Request
-from twistedws.session import Session, SlowConsumer
+from twistedws.session import Framed, Session, SlowConsumer
 
 REQUEST = Request("GET", "/chat?room=1", b"/chat", "/chat", b"room=1", "1.1", ((b"host", b"example.com"),))
 
@@ -28,12 +28,16 @@ class FakeWire:
         self.received = 0
         self.written = 0
         self.listening = True
+        self.later: list[Callable[[], None]] = []
 
     def send(self, opcode: int, payload: bytes) -> None:
         self.calls.append(("send", payload, opcode == TEXT))
 
-    def send_frame(self, framed: bytes, opcode: int, payload: bytes) -> None:
-        self.calls.append(("send_frame", framed, payload, opcode == TEXT))
+    def send_framed(self, message: Framed) -> None:
+        self.calls.append(("send_framed", message.frame))
+
+    def soon(self, callback: Callable[[], None]) -> None:
+        self.later.append(callback)
 
     def ping(self, payload: bytes) -> None:
         self.calls.append(("ping", payload))

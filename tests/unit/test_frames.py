@@ -112,3 +112,15 @@ def test_a_frame_can_be_read_back(opcode: int, payload: bytes) -> None:
         start, length = 10, int.from_bytes(made[2:10], "big")
     assert made[start:] == payload
     assert length == len(payload)
+
+
+@pytest.mark.parametrize("opcode", [frames.TEXT, frames.BINARY])
+def test_short_heads(opcode: int) -> None:
+    """The heads in the table are those that ``frame`` makes."""
+    assert list(frames.SHORT_HEADS[opcode]) == [frames.frame(opcode, bytes(length))[:2] for length in range(126)]
+
+
+@given(st.binary(max_size=300), st.binary(min_size=4, max_size=4))
+def test_masking(payload: bytes, mask: bytes) -> None:
+    """Masking is the exclusive or with the four bytes, in turn (RFC 6455 section 5.3)."""
+    assert frames.apply_mask(payload, mask) == bytes(each ^ mask[index % 4] for index, each in enumerate(payload))

@@ -53,6 +53,11 @@ class AsyncSession:
         self._session, self._pump = session, pump
 
     @property
+    def session(self) -> Session:
+        """The session itself, as ``fan_out`` and handlers know it."""
+        return self._session
+
+    @property
     def id(self) -> str:
         """Twelve hexadecimal digits that name the session in the log."""
         return self._session.id
