@@ -4,16 +4,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SOURCES := twistedws twisted tests examples docs
+SOURCES := twistedws twisted tests examples docs bench
 
-.PHONY: help setup run test check coverage fmt format-check lint types floors conformance conformance-full docs clean
+.PHONY: help setup run test check coverage fmt format-check lint types floors reactor conformance conformance-full bench docs clean
 
 help:
 	@echo "make run               set up and serve the echo application on http://127.0.0.1:8000/"
 	@echo "make test              set up and run all tests"
-	@echo "make check             what CI runs: coverage and tests, format, lint, types, floors, conformance"
+	@echo "make check             what CI runs: coverage and tests, format, lint, types, floors, reactor, conformance"
 	@echo "make fmt               format, and mend what can be mended"
 	@echo "make conformance       301 cases of the Autobahn|Testsuite; conformance-full: all 517, some 15 minutes"
+	@echo "make reactor           Twisted's own test cases against our reactor, on both loops"
+	@echo "make bench             CPU, memory and latency beside the peers', some 25 minutes; rewrites docs/performance.*"
 	@echo "make clean             remove what was set up and built"
 
 setup: $(STAMP)
@@ -30,7 +32,7 @@ run: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest tests/unit tests/wire tests/process
 
-check: test coverage format-check lint types floors conformance
+check: test coverage format-check lint types floors reactor conformance
 
 coverage: $(STAMP)
 	$(BIN)/coverage run -m pytest -q tests/unit tests/wire
@@ -52,11 +54,18 @@ types: $(STAMP)
 floors: $(STAMP)
 	$(BIN)/lint-imports
 
+reactor: $(STAMP)
+	$(BIN)/python tests/conformance/twisted_reactor.py
+
 conformance: $(STAMP)
 	$(BIN)/python tests/conformance/run.py
 
 conformance-full: $(STAMP)
 	$(BIN)/python tests/conformance/run.py --full --write-docs
+
+bench: $(STAMP)
+	$(BIN)/python bench/run.py --output bench/results/performance.json
+	.tools/bench/venv/bin/python bench/report.py bench/results/performance.json
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py

@@ -63,6 +63,8 @@ _log = Logger()
 
 RETRY_AFTER = "5"  # seconds, sent with every 503
 MOST_CORKED = 16384  # bytes; where more wait for the end of the turn, they are written at once
+MOST_IN_TURN = 65536  # bytes; a session that has sent more in one turn of the loop counts as congested until it ends
+INFLATED_AT_ONCE = 65536  # bytes
 MOST_REFUSALS = 64  # refused connections that may linger at once; above, they are aborted
 _PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self' ws: wss:"
 _PAGE_HEADERS = (("Content-Type", "text/html; charset=utf-8"), ("Content-Security-Policy", _PAGE_POLICY))
@@ -185,16 +187,18 @@ class BoundedDeflate(PerMessageDeflate):  # type: ignore[misc]  # Autobahn has n
 
     def decompress_message_data(self, data: bytes, max_output_len: int | None = None) -> bytes:  # noqa: ARG002 - the bound is ours
         """Inflate a piece of a message; nothing once it has failed."""
-        room = self._limit - self._inflated if self._limit else 0
-        try:
-            # one byte more than there is room for tells a message that fits from one that does not; 0 would mean no limit to zlib
-            inflated: bytes = self._decompressor.decompress(data, room + 1 if self._limit else 0)
-        except zlib.error:
-            return self._give_up(1007, "invalid payload", Cause.INVALID_UTF8)
-        self._inflated += len(inflated)
-        if self._limit and self._inflated > self._limit:
-            return self._give_up(1009, "message too big", Cause.TOO_BIG)
-        return inflated
+        inflated: list[bytes] = []
+        while data or (inflated and len(inflated[-1]) == INFLATED_AT_ONCE):  # a full buffer: zlib may hold more, with all input taken
+            try:
+                # in steps: zlib's own buffer for all at once takes twice the limit before a bomb is seen to be one
+                inflated.append(self._decompressor.decompress(data, INFLATED_AT_ONCE))
+            except zlib.error:
+                return self._give_up(1007, "invalid payload", Cause.INVALID_UTF8)
+            self._inflated += len(inflated[-1])
+            if 0 < self._limit < self._inflated:
+                return self._give_up(1009, "message too big", Cause.TOO_BIG)
+            data = self._decompressor.unconsumed_tail
+        return inflated[0] if len(inflated) == 1 else b"".join(inflated)
 
     def end_decompress_message(self) -> None:
         """A compressed message ends: feed what the sender left out (RFC 7692 section 7.2.2)."""
@@ -234,6 +238,9 @@ class ServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn
     _perMessageCompress: BoundedDeflate | None = None
     utf8validator = None  # made with the first frame that is Autobahn's
 
+    _full = False  # the transport's buffer is over its high-water mark
+    _in_turn = False  # the connection waits for the end of this turn of the loop
+    _sent_in_turn = 0  # bytes, meanwhile
     current_frame: Any  # Autobahn's, which has no types; so are the next two
     inside_message: bool
     state: int
@@ -446,6 +453,7 @@ class ServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn
     def pauseProducing(self) -> None:
         """The transport's buffer is over its high-water mark."""
         if self._stage is _Stage.OPEN and self.session is not None:
+            self._full = True
             self.session.congest()
             self.site.keepalive.watch(self, self.session)
 
@@ -455,7 +463,9 @@ class ServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn
             if self._pong_due is not None:
                 self._write(frame(PONG, self._pong_due))
                 self._pong_due = None
-            self.session.decongest()
+            self._full = False
+            if self._sent_in_turn <= MOST_IN_TURN:
+                self.session.decongest()
 
     def stopProducing(self) -> None:
         """The transport has gone; ``connectionLost`` follows."""
@@ -855,16 +865,17 @@ class ServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn
 
     def _write(self, data: bytes) -> None:
         """Write with what else is sent while one read is looked at, or in one turn of the loop; see ``_corked``."""
-        if self._corked is not None:
-            self._corked += data
-            if len(self._corked) > MOST_CORKED:
-                self._flush()
-        elif self.site.turn is not None and len(data) <= MOST_CORKED:
-            self._corked = data
+        if self._corked is None:
+            if self.site.turn is None:
+                self.written += len(data)
+                self.transport.write(data)
+                return
+            self._corked = b""
+            self._in_turn = True
             self.site.turn.add(self)
-        else:
-            self.written += len(data)
-            self.transport.write(data)
+        self._corked += data
+        if len(self._corked) > MOST_CORKED:
+            self._flush()
 
     def _flush(self) -> None:
         """Write what waits corked."""
@@ -873,11 +884,19 @@ class ServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn
             self._corked = b""
             self.written += len(corked)
             self.transport.write(corked)
+            if self._in_turn:
+                # A peer that takes everything never congests the transport: a coroutine that only sends would keep the loop for ever.
+                self._sent_in_turn += len(corked)
+                if self._sent_in_turn > MOST_IN_TURN and self.session is not None:
+                    self.session.congested = True
 
     def uncork(self) -> None:
         """The turn of the loop ends in which something was sent."""
         self._flush()
         self._corked = None
+        sent, self._sent_in_turn, self._in_turn = self._sent_in_turn, 0, False
+        if sent > MOST_IN_TURN and self.session is not None and not self._full:
+            self.session.decongest()
 
     def _finish(self, *, read_on: bool) -> None:
         """Let the transport end once its buffer has left, or at the deadline.

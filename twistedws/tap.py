@@ -7,6 +7,7 @@ and exit status 2; an endpoint that cannot be listened on, with status 1.
 from __future__ import annotations
 
 import difflib
+import gc
 import os
 import re
 import signal
@@ -25,7 +26,6 @@ from twisted.internet.interfaces import IReactorCore, IReactorTime
 from twisted.logger import ILogObserver, Logger
 from twisted.python import usage
 from twisted.python.components import Componentized
-from twisted.python.logfile import LogFile
 
 from twistedws import config
 from twistedws.drain import Drain
@@ -33,7 +33,7 @@ from twistedws.errors import ConfigurationError, ListenError
 from twistedws.gateway.loader import load
 from twistedws.keepalive import KeepaliveService
 from twistedws.listening import ListeningService, endpoints, most_connections, raise_descriptor_limit
-from twistedws.logs import ConnectionLog, LogWriter
+from twistedws.logs import AppendedFile, ConnectionLog, LogWriter
 from twistedws.metrics import Metrics
 from twistedws.origin import OriginPolicy
 from twistedws.protocol import Site, SiteFactory, Turn
@@ -165,10 +165,9 @@ def install_reactor() -> Any:
         ConfigurationError: It is the select reactor, or one that cannot be had here.
     """
     if "twisted.internet.reactor" not in sys.modules:
-        from twisted.internet import asyncioreactor
+        from twistedws.reactor import install
 
-        # asyncio's own loop, not uvloop's: docs/adr/0004
-        asyncioreactor.install()
+        install()
     from twisted.internet import reactor
 
     if type(reactor).__name__ == "SelectReactor":
@@ -212,7 +211,7 @@ def compose(settings: config.Configuration, reactor: Any) -> Server:
         keepalive=keepalive,
         registry=Registry(),
         metrics=Metrics(),
-        observer=ConnectionLog(),
+        observer=ConnectionLog(settings.logging.log_level),
         clock=clock,
         start=_starter(loop),
         turn=Turn(loop.call_soon) if loop is not None else None,
@@ -276,7 +275,9 @@ class Server(MultiService):
             self.listening.startService()
         except ListenError as error:
             self._cannot_serve(error)
-        cast("IReactorCore", self._reactor).addSystemEventTrigger("after", "startup", self._take_signals)
+        core = cast("IReactorCore", self._reactor)
+        core.addSystemEventTrigger("after", "startup", self._take_signals)
+        core.addSystemEventTrigger("after", "startup", self._settle)
 
     @inlineCallbacks
     def stopService(self) -> Any:
@@ -290,6 +291,8 @@ class Server(MultiService):
             "served {opened} sessions: {causes}", opened=metrics.opened,
             causes=", ".join(f"{cause.value} {count}" for cause, count in metrics.closed.most_common()) or "none ended",
         )  # fmt: skip
+        if self._writer is not None:
+            self._writer.defer(None)
         yield super().stopService()
 
     def _take_signals(self) -> None:
@@ -298,6 +301,14 @@ class Server(MultiService):
             signal.signal(number, self._signalled)
         if self._writer is not None and hasattr(signal, "SIGUSR1"):
             signal.signal(signal.SIGUSR1, self._reopen)
+
+    def _settle(self) -> None:
+        """Everything is there, and the loop about to run."""
+        gc.collect()
+        gc.freeze()  # what has been loaded stays: no full collection need look at its 100,000 objects again
+        _log.info("ready")
+        if self._writer is not None:
+            self._writer.defer(self._reactor.callLater)
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature of a signal handler
         self._reactor.callFromThread(self._stop_or_hurry, number)
@@ -323,13 +334,12 @@ class Server(MultiService):
         _stop(f"twistedws: cannot listen on {error}", EXIT_CANNOT_SERVE)
 
 
-def _log_stream(twistd: Any) -> TextIO | LogFile:
+def _log_stream(twistd: Any) -> TextIO | AppendedFile:
     """Where twistd would log to: standard output, or the file of --logfile. It is not rotated here: logrotate does, with SIGUSR1."""
     name = twistd.get("logfile")
     if name == "-" or (twistd.get("nodaemon", True) and not name):
         return sys.stdout
-    path = Path(name or "twistd.log").absolute()
-    return LogFile(path.name, str(path.parent), rotateLength=None)
+    return AppendedFile(Path(name or "twistd.log").absolute())
 
 
 def _read(name: str) -> str:

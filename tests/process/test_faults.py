@@ -300,17 +300,22 @@ def test_flood_before_the_answer(site: Site, canary: Canary) -> None:
     assert memory.grown() <= 2 * MIB  # the echoes' high-water mark and one read of 64 KiB come on top
 
 
+def _begun(site: Site, number: int) -> None:
+    wait_until(lambda: len(site.heard("/hasty", "admit")) == number, what="a decision begun")
+
+
 def test_gone_while_the_application_decides(site: Site, canary: Canary) -> None:
     """A peer that goes, with FIN or RST, while the application decides is never opened; nothing of it is left."""
     before = site.descriptors()
     for index in range(50):
         peer = Raw(site.port)
         peer.send(request(path=b"/hasty?wait=0.5"))
+        # one that is reset before it is accepted was never there: the kernel does not tell where it came from
+        _begun(site, index + 1)
         peer.reset() if index % 2 else peer.close()
     with Raw(site.port) as peer:
         peer.upgrade(path=b"/patient?wait=0.5")  # answered after all others would have been
         peer.say_goodbye()
-    wait_until(lambda: len(site.heard("/hasty", "admit")) == 50, what="50 decisions begun")
     gone(site, before)
     assert not site.heard("/hasty", "opened")
     assert not site.heard("/hasty", "closed")
@@ -354,6 +359,7 @@ def test_half_open_peer() -> None:
             child.wait()
             if child.stdout is not None:
                 child.stdout.close()
+        server.wait_for_line("cause=pong_timeout")
         assert len(server.lines("cause=pong_timeout")) == 1
 
 
@@ -917,10 +923,9 @@ def test_log_disk_that_fills_up(tmp_path: Path) -> None:
         filler = inside / "filler"
         with pytest.raises(OSError, match="No space left"):
             filler.write_bytes(bytes(65536))
-        for _ in range(50):
+        for _ in range(300):  # more than wait to be written together
             serve()
-        written = log()
-        assert written.count("closed session") < 50
+        assert log().count("closed session") < 300
         filler.unlink()
         serve()
         wait_until(lambda: re.search(r"\d+ log lines could not be written", log()), what="the count of what is missing")

@@ -20,6 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 APPS = ROOT / "tests" / "process" / "apps"
 TWISTD = Path(sys.executable).with_name("twistd")
 
+_READY = r"twistedws\.tap(:|\",).*\bready\b"  # in a log of text or JSON
+
 _T = TypeVar("_T")
 
 
@@ -91,8 +93,8 @@ class Server:
         """Start, if it has not been, and wait until it listens."""
         if self._process is None:
             self.start_process()
-        wait_until(lambda: self._find(r"listening on ") or not self.running, 20, "the server's start")
-        if not self._find("listening on "):
+        wait_until(lambda: self._find(_READY) or not self.running, 20, "the server's start")
+        if not self._find(_READY):
             raise AssertionError("the server did not start:\n" + "\n".join(self._lines))
         return self
 

@@ -12,11 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.logger import Logger, LogPublisher
-from twisted.python.logfile import LogFile
 
 from tests.support.wire import make_session
 from twistedws.errors import By, Cause, Close
-from twistedws.logs import MOST_TEXT, ConnectionLog, LogWriter
+from twistedws.logs import DELAY, MOST_TEXT, AppendedFile, ConnectionLog, LogWriter, Unwritten
 
 
 class Sink:
@@ -123,6 +122,21 @@ class Full(io.StringIO):
         return super().write(text)
 
 
+class Short:
+    """A disk with so many bytes left."""
+
+    def __init__(self, room: int) -> None:
+        self.room, self.text = room, b""
+
+    def write(self, data: bytes) -> int:
+        if not self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        taken = data[: self.room]
+        self.text += taken
+        self.room -= len(taken)
+        return len(taken)
+
+
 def test_full_disk() -> None:
     """While nothing can be written nothing is raised; afterwards the number of lost lines is told."""
     stream = Full()
@@ -136,9 +150,77 @@ def test_full_disk() -> None:
     assert second.endswith("back")
 
 
+def test_deferred() -> None:
+    """Once lines may wait they are written together when their time has come, at once with a warning, and at once when they may no more."""
+    sink, calls = Sink(), list[tuple[float, Any]]()
+    sink.writer.defer(lambda seconds, callback: calls.append((seconds, callback)))
+    for each in ("one", "two"):
+        sink.log.info(each)
+    assert sink.lines == []
+    ((seconds, write),) = calls
+    assert seconds == DELAY
+    write()
+    assert [line.rsplit(" ", 1)[1] for line in sink.lines] == ["one", "two"]
+    sink.log.info("three")
+    sink.log.warn("four")
+    assert [line.rsplit(" ", 1)[1] for line in sink.lines[2:]] == ["three", "four"]
+    sink.log.info("five")
+    sink.writer.defer(None)
+    sink.log.info("six")
+    assert [line.rsplit(" ", 1)[1] for line in sink.lines[4:]] == ["five", "six"]
+
+
+def test_deferred_lines_are_bounded() -> None:
+    """However many lines come while none is written, they do not pile up."""
+    sink = Sink()
+    sink.writer.defer(lambda seconds, callback: None)
+    for _ in range(1000):
+        sink.log.info("again")
+    assert len(sink.lines) > 700
+
+
+def test_deferred_lines_that_are_lost() -> None:
+    """Lines that waited and could not be written are counted one by one."""
+    stream = Full()
+    writer = LogWriter(stream, "text", "info")
+    writer.defer(lambda seconds, callback: None)
+    for _ in range(3):
+        writer({"log_format": "lost", "log_time": 0.0})
+    writer.flush()
+    stream.full = False
+    writer.defer(None)
+    writer({"log_format": "back", "log_time": 0.0})
+    assert "3 log lines could not be written" in stream.getvalue()
+
+
+def test_partly_full_disk(tmp_path: Path) -> None:
+    """Where a part of many lines fits, those that do not, or not whole, count as lost."""
+    stream = AppendedFile(tmp_path / "log")
+    stream._file = Short(8)  # type: ignore[assignment]
+    with pytest.raises(Unwritten) as caught:
+        stream.write("one\ntwo\nthree\nfour\n")
+    assert caught.value.lines == 2
+    writer = LogWriter(stream, "text", "info")
+    stream._file = disk = Short(300)  # type: ignore[assignment]
+    writer.defer(lambda seconds, callback: None)
+    for _ in range(10):
+        writer({"log_format": "x" * 30, "log_time": 0.0})
+    writer.flush()
+    assert writer._lost == 10 - disk.text.count(b"\n")
+
+
+def test_reopening_where_that_fails(tmp_path: Path) -> None:
+    """A log that cannot be opened anew goes on where it was."""
+    stream = AppendedFile(tmp_path / "log")
+    stream.path = tmp_path / "none" / "log"
+    stream.reopen()
+    stream.write("x\n")
+    assert (tmp_path / "log").read_text() == "x\n"
+
+
 def test_reopen(tmp_path: Path) -> None:
     """After a file was moved away, reopening writes to a new one; a plain stream is left alone."""
-    writer = LogWriter(LogFile("log", str(tmp_path), rotateLength=None), "text", "info")
+    writer = LogWriter(AppendedFile(tmp_path / "log"), "text", "info")
     writer({"log_format": "one", "log_time": 0.0})
     (tmp_path / "log").rename(tmp_path / "old")
     writer({"log_format": "two", "log_time": 0.0})

@@ -13,10 +13,10 @@ from twisted.application.service import Application as TwistdApplication
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import ILogObserver
-from twisted.python.logfile import LogFile
 
 from twistedws import __version__, config, tap
 from twistedws.errors import ConfigurationError
+from twistedws.logs import AppendedFile
 
 
 @pytest.fixture(autouse=True)
@@ -203,8 +203,8 @@ def test_log_stream(tmp_path: Path) -> None:
     assert tap._log_stream({}) is sys.stdout
     assert tap._log_stream({"logfile": "-"}) is sys.stdout
     stream = tap._log_stream({"nodaemon": 1, "logfile": str(tmp_path / "x")})
-    assert isinstance(stream, LogFile)
-    assert stream.rotateLength is None
+    assert isinstance(stream, AppendedFile)
+    assert stream.path == tmp_path / "x"
 
 
 def test_other_loggers_are_left_alone(reactor: Reactor) -> None:

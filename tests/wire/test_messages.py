@@ -46,6 +46,17 @@ class Messages(SynchronousTestCase):
         self.assertEqual(client.messages, [message])
         self.assertLess(world.links[0].client.protocol.trafficStats.incomingOctetsWireLevel - before, len(message) // 10)
 
+    def test_compressed_to_next_to_nothing(self) -> None:
+        """What inflates to many times its size comes out whole, also where a step of the inflation ends within a repetition."""
+        world = World(compression="on")
+        client = world.client(deflate=([PerMessageDeflateOffer()], _accept))
+        sizes = [step * 65536 + more for step in (1, 2, 3) for more in (-258, -2, -1, 0, 1, 2, 258)]
+        for size in sizes:
+            for payload in (bytes(size), (b"ab" * size)[:size]):
+                client.say(payload)
+                world.flush()
+                self.assertEqual(client.messages.pop(), payload)
+
     def test_compression_is_off_by_default(self) -> None:
         """An offer of permessage-deflate is passed over unless compression is on."""
         world = World()

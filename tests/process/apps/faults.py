@@ -55,10 +55,8 @@ class Faults:
             self._flood(session)
         elif self.path == "/little":  # more than the kernel takes for a small window, less than the high-water mark
             session.send(PIECE[:60_000])
-        elif self.path == "/some":  # more than the kernel takes
+        elif self.path == "/some" or self.path == "/raise/writable":  # more than the kernel takes
             session.send(PIECE * 128)
-        elif self.path == "/raise/writable":
-            session.send(PIECE * 2)
         self._raise("opened")
 
     def received(self, session: Session, message: str | bytes) -> None:

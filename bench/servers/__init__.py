@@ -1,0 +1,1 @@
+"""The servers that are measured: each in the configuration that its own documentation gives for production."""
