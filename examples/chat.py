@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from urllib.parse import parse_qs
 
-from twistedws import AsyncSession
+from twistedws import AsyncSession, fan_out
 
 room: dict[AsyncSession, str] = {}
 history: deque[str] = deque(maxlen=20)
@@ -17,8 +17,7 @@ history: deque[str] = deque(maxlen=20)
 def tell(line: str) -> None:
     """Send a line to all; what waits for a slow reader is bounded by --queue-size."""
     history.append(line)
-    for session in tuple(room):
-        session.send_nowait(line)
+    fan_out(room, line)
 
 
 async def app(session: AsyncSession) -> None:

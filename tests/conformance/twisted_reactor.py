@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import importlib
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -54,7 +56,7 @@ _LATE = (
 )
 _CONTEXT = (
     "The case asks for the log context (`system`) inside `dataReceived`. The loop calls the protocol directly, and nothing pushes a "
-    "context around it; `transport.logPrefix()` gives the same text (tests/unit/test_reactor.py)."
+    "context around it; `transport.logPrefix()` gives the same text (tests/unit/reactor/test_transport.py)."
 )
 # Cases that are not run as they are. Their names begin with the last part of the module's name.
 NOT_OURS = {
@@ -73,7 +75,7 @@ NOT_OURS = {
     ),
     "test_tcp.LoopbackTests.test_tcpNoDelay": (
         "It wants TCP_NODELAY to be off at first. Both loops set it on every connection as they accept it; ours says so, and can clear it "
-        "(tests/unit/test_reactor.py)."
+        "(tests/unit/reactor/test_transport.py)."
     ),
 }
 ADAPTED = {
@@ -138,15 +140,23 @@ def judged(module: str, loop: str, case: str) -> list[dict[str, str]]:
 
 
 def run(module: str, loop: str, case: str) -> list[dict[str, str]]:
-    """Run the cases of a module in a process of their own."""
+    """Run the cases of a module in a process of their own, of which nothing is left behind."""
     command = [sys.executable, str(Path(__file__).resolve()), "--child", loop, "--only", module, "--case", case]
-    with tempfile.TemporaryDirectory() as place:  # trial's cases make files where they stand
-        try:
-            environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-            done = subprocess.run(command, capture_output=True, timeout=SECONDS, cwd=place, env=environment, check=False)
-            lines, end = done.stdout.decode(errors="replace").splitlines(), done.stderr.decode(errors="replace")
-        except subprocess.TimeoutExpired as late:
-            lines, end = (late.stdout or b"").decode(errors="replace").splitlines(), f"not done after {SECONDS} s"
+    # Trial's cases make files where they stand, and in TMPDIR; a child that outlived its case may still do so.
+    with tempfile.TemporaryDirectory(prefix="reactor-", ignore_cleanup_errors=True) as place:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": place}
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=place, env=environment, start_new_session=True
+        ) as process:
+            try:
+                output, errors = process.communicate(timeout=SECONDS)
+                end = errors.decode(errors="replace")
+            except subprocess.TimeoutExpired as late:
+                output, end = late.stdout or b"", f"not done after {SECONDS} s"
+            finally:
+                with contextlib.suppress(ProcessLookupError):  # nobody is left
+                    os.killpg(process.pid, signal.SIGKILL)
+    lines = output.decode(errors="replace").splitlines()
     cases, begun = [], ""
     for line in lines:
         if line.startswith("begin "):
