@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.environment import BENCH, ROOT, node_modules, peers_python
+from bench.environment import BENCH, COMPILED, ROOT, compiled_hot_path, node_modules, peers_python
 
 APPS = BENCH / "servers"
 ALL = frozenset({"echo", "compression", "churn", "idle", "fanout", "latency"})
@@ -74,6 +74,8 @@ def _ours(checkout: Checkout, application: str, *arguments: str) -> Callable[[La
 
     def command(launch: Launch) -> list[str]:
         name = "ours:FanOut" if launch.section == "fanout" else application
+        if name.startswith("compiled:"):
+            compiled_hot_path(checkout.python)
         line = [str(checkout.python), str(checkout.python.with_name("twistd")), "-n", "--pidfile=", "twistedws"]
         line += ["--port", str(launch.port), "--app-dir", str(APPS), *arguments]
         return [*line, "--compression=on", name] if launch.compressed else [*line, name]
@@ -87,14 +89,20 @@ def ours(checkout: Checkout) -> list[Server]:
 
     def row(name: str, title: str, application: str, note: str, sections: frozenset[str], *arguments: str) -> Server:
         command = _ours(checkout, application, *arguments)
-        environment = {"PYTHONPATH": str(checkout.directory)}
+        environment = {"PYTHONPATH": os.pathsep.join([str(checkout.directory), str(COMPILED)])}
         return Server(name + suffix, title + suffix, command, note, sections, True, lambda: environment, checkout)
 
     quiet = "--log-level=warn"
     return [
         row("ours-handler", "twistedws, handler class", "ours:Echo", "all defaults", ALL),
         row("ours-coroutine", "twistedws, coroutine", "ours:echo", "all defaults", WITHOUT_FANOUT),
-        row("ours-asgi", "twistedws, ASGI", "asgi_app:app", "all defaults", WITHOUT_FANOUT),
+        row(
+            "ours-compiled",
+            "twistedws, handler class, compiled hot path (prototype)",
+            "compiled:Echo",
+            "docs/adr/0007",
+            frozenset({"echo"}),
+        ),
         row("ours-handler-quiet", "twistedws, handler class, --log-level=warn", "ours:Echo", quiet, frozenset({"churn"}), quiet),
     ]
 

@@ -16,6 +16,7 @@ BENCH = Path(__file__).resolve().parent
 ROOT = BENCH.parent
 PLACE = ROOT / ".tools" / "bench"
 LOGS = PLACE / "logs"
+COMPILED = PLACE / "compiled"
 NODE_PACKAGES = ("ws@8.23.0", "bufferutil@4.1.0")  # bufferutil: unmasking in C, as ws's README recommends
 
 
@@ -67,6 +68,26 @@ def peers_python() -> Path:
     _run([*pip, "--requirement", str(requirements)], "pip install")
     stamp.write_text(_digest(*inputs))
     return python
+
+
+@functools.cache
+def compiled_hot_path(python: Path) -> None:
+    """Compile ``compiled/hot_path.pyx`` for a Python where it has changed, into ``COMPILED``."""
+    source, stamp = BENCH / "compiled" / "hot_path.pyx", COMPILED / "hot_path.stamp"
+    inputs = (source.read_bytes(), str(python).encode())
+    if _is_built(stamp, *inputs):
+        return
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        raise Unavailable("no C compiler (cc, gcc or clang): bench/compiled/hot_path.pyx cannot be built")
+    COMPILED.mkdir(parents=True, exist_ok=True)
+    c_file = COMPILED / "hot_path.c"
+    _run([str(peers_python()), "-m", "cython", "-3", str(source), "-o", str(c_file)], "cython")
+    headers = subprocess.run(
+        [str(python), "-c", "import sysconfig; print(sysconfig.get_paths()['include'])"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    _run([compiler, "-O3", "-shared", "-fPIC", f"-I{headers}", "-o", str(COMPILED / "hot_path.so"), str(c_file)], "hot_path.c")
+    stamp.write_text(_digest(*inputs))
 
 
 @functools.cache

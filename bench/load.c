@@ -75,6 +75,7 @@ static struct {
     const char *mode;
     int port, connections, in_flight, size, parallel, cpu, stalled, prime, rate;
     bool binary, deflate, burst;
+    bool offer;                /* offer compression, take what comes, compress nothing */
     double seconds, warmup;
     pid_t pids[MAX_PIDS];
     int pid_count;
@@ -351,7 +352,7 @@ static void shake(struct conn *c)
     int length = snprintf(head, sizeof head,
         "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nUser-Agent: load\r\n"
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n%s\r\n", path, option.port,
-        option.deflate ? "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; "
+        option.deflate || option.offer ? "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; "
                          "client_no_context_takeover; client_max_window_bits\r\n" : "");
     int error = 0;
     socklen_t size = sizeof error;
@@ -414,7 +415,7 @@ static void take_message(struct conn *c, uint8_t first, const uint8_t *payload, 
 {
     bool packed = first & 0x40, check = c->replies == 0 || run.replies % CHECK_EVERY == 0;
     if ((first & 0xbf) != (0x80 | (option.binary ? BINARY : TEXT))) return end(c, "a reply of another kind, or fragmented");
-    if (packed && !option.deflate) return end(c, "a compressed reply that was not negotiated");
+    if (packed && !option.deflate && !option.offer) return end(c, "a compressed reply that was not negotiated");
     if (!packed && length != run.payload_length) return end(c, "a reply of another length");
     if (check) {
         bool same = packed ? inflates_to_payload(payload, length) : !memcmp(payload, run.payload, length);
@@ -851,7 +852,7 @@ static void read_options(int argc, char **argv)
         {"mode", 1, 0, 'm'}, {"port", 1, 0, 'p'}, {"connections", 1, 0, 'n'}, {"in-flight", 1, 0, 'f'}, {"size", 1, 0, 's'},
         {"parallel", 1, 0, 'k'}, {"cpu", 1, 0, 'c'}, {"pids", 1, 0, 'i'}, {"seconds", 1, 0, 't'}, {"warmup", 1, 0, 'w'},
         {"rate", 1, 0, 'r'}, {"stalled", 1, 0, 'x'}, {"prime", 1, 0, 'y'}, {"binary", 0, 0, 'b'}, {"burst", 0, 0, 'u'},
-        {"deflate", 0, 0, 'd'}, {0}};
+        {"deflate", 0, 0, 'd'}, {"offer", 0, 0, 'o'}, {0}};
     for (int each; (each = getopt_long(argc, argv, "", names, NULL)) != -1;) {
         switch (each) {
         case 'm': option.mode = optarg; break;
@@ -870,6 +871,7 @@ static void read_options(int argc, char **argv)
         case 'b': option.binary = true; break;
         case 'u': option.burst = true; break;
         case 'd': option.deflate = true; break;
+        case 'o': option.offer = true; break;
         default: die("unknown option");
         }
     }

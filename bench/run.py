@@ -199,13 +199,14 @@ def plan(options: argparse.Namespace) -> list[Section]:
             for size in options.sizes or [64, 1024, 16384]
             for in_flight in options.in_flight or [1, 16]
         )  # fmt: skip
+    offering = Case("100 B to 1,000 that offer compression, as browsers do", (*FANOUT, "--offer"))
     stalled = Case(f"100 B to 1,000, {options.stalled} more do not read", (*FANOUT, "--stalled", str(options.stalled)))
     latency = ("--mode", "latency", "--connections", str(options.connections), "--rate", str(options.rate), "--size", "64")
     compressed = ("--mode", "echo", "--size", "1024", "--deflate", "--warmup", "0.3")
     standard = [
         Section("echo", tuple(Case(each.name, (*each.arguments, "--warmup", "0.3")) for each in echo), 5, 1.0),
         Section("churn", (Case(CHURN.name, (*CHURN.arguments, "--warmup", "0.3")),), 5, 1.5),
-        Section("fanout", (Case("100 B to 1,000", FANOUT), stalled), 5, 1.5),
+        Section("fanout", (Case("100 B to 1,000", FANOUT), stalled, offering), 5, 1.5),
         Section("latency", (Case(f"64 B, {options.rate:,}/s", latency),), 3, 2.0),
         Section("compression", (Case("1024 B text, 1 in flight", compressed),), 3, 1.0),
     ]
