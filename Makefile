@@ -6,14 +6,15 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := twistedws twisted tests examples docs bench
 
-.PHONY: help setup run test check coverage fmt format-check lint types floors reactor conformance conformance-full bench docs clean
+.PHONY: help setup run test test-reactors check coverage fmt format-check lint types floors reactor conformance conformance-full bench docs clean
 
 help:
 	@echo "make run               set up and serve the echo application on http://127.0.0.1:8000/"
 	@echo "make test              set up and run all tests"
 	@echo "make check             what CI runs: coverage and tests, format, lint, types, floors, reactor, conformance"
+	@echo "make test-reactors     the process tests on Twisted's asyncio and epoll reactors, 10 minutes"
 	@echo "make fmt               format, and mend what can be mended"
-	@echo "make conformance       301 cases of the Autobahn|Testsuite; conformance-full: all 517, some 15 minutes"
+	@echo "make conformance       301 cases of the Autobahn|Testsuite, on three reactors; conformance-full: all 517, some 15 minutes"
 	@echo "make reactor           Twisted's own test cases against our reactor, on both loops"
 	@echo "make bench             CPU, memory and latency beside the peers', some 25 minutes; rewrites docs/performance.*"
 	@echo "make clean             remove what was set up and built"
@@ -59,6 +60,12 @@ reactor: $(STAMP)
 
 conformance: $(STAMP)
 	$(BIN)/python tests/conformance/run.py
+	$(BIN)/python tests/conformance/run.py --reactor epoll
+	$(BIN)/python tests/conformance/run.py --reactor asyncio
+
+test-reactors: $(STAMP)
+	REACTOR=asyncio $(BIN)/python -m pytest tests/process
+	REACTOR=epoll $(BIN)/python -m pytest tests/process
 
 conformance-full: $(STAMP)
 	$(BIN)/python tests/conformance/run.py --full --write-docs

@@ -1,7 +1,7 @@
 """A session: one WebSocket connection as an application sees it, from the request that asks for it to its one close.
 
 Floor 2. It owns the life cycle (``connecting -> open -> closing -> closed``), the counters, the bounds on output, and the guard around
-every call into the application. It knows nothing of Autobahn or sockets: it speaks to a ``Wire``, which ``protocol.py`` implements.
+every call into the application. It knows nothing of Autobahn or sockets: it speaks to a ``Wire``, which ``protocol`` implements.
 
 Laws of this module:
 

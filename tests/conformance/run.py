@@ -1,6 +1,6 @@
 """Runs the Autobahn|Testsuite's fuzzing client against our server, and judges its report.
 
-    python tests/conformance/run.py [--full] [--write-docs]
+    python tests/conformance/run.py [--full] [--write-docs] [--reactor NAME]
 
 The suite (PyPI ``autobahntestsuite``) still needs a Python 2.7: ``$PYTHON27``, one of pyenv, or ``python2.7``. The server runs
 with its limits relaxed, since group 9 sends messages of 16 MiB and 65,536 fragments, and with compression on.
@@ -52,6 +52,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Run the Autobahn|Testsuite against twistedws.")
     parser.add_argument("--full", action="store_true", help="also groups 12 and 13, compression: 517 cases, some 15 minutes")
     parser.add_argument("--write-docs", action="store_true", help="write the result to docs/conformance.md")
+    parser.add_argument("--reactor", help="twistd's, instead of ours: epoll, asyncio, poll, kqueue")
     options = parser.parse_args()
     python = find_python()
     if python is None:
@@ -60,7 +61,7 @@ def main() -> int:
     install(python)
     groups = [each for each in CASES if options.full or each not in COMPRESSION]
     started = time.monotonic()
-    results = run(python, groups)
+    results = run(python, groups, (f"--reactor={options.reactor}",) if options.reactor else ())
     faults = judge(results, groups)
     behaviours = collections.Counter(each["behavior"] for each in results.values())
     print(f"conformance: {len(results)} cases in {time.monotonic() - started:.0f} s: {dict(behaviours)}")
@@ -95,11 +96,11 @@ def install(python: str) -> None:
     done.touch()  # a namespace package that Python 2.7 does not find in a target folder
 
 
-def run(python: str, groups: list[str]) -> dict[str, dict[str, str]]:
+def run(python: str, groups: list[str], twistd: tuple[str, ...]) -> dict[str, dict[str, str]]:
     """Run the cases of these groups, and return the report's index."""
     shutil.rmtree(REPORTS, ignore_errors=True)
     REPORTS.mkdir(parents=True)
-    with Server(*RELAXED, "echo") as server:
+    with Server(*RELAXED, "echo", twistd=twistd) as server:
         specification = {
             "outdir": str(REPORTS),
             "servers": [{"agent": "twistedws", "url": f"ws://127.0.0.1:{server.port}"}],

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 APPS = ROOT / "tests" / "process" / "apps"
 TWISTD = Path(sys.executable).with_name("twistd")
@@ -71,6 +73,9 @@ class Server:
             line = ["--port", "0", *line]
         if not any(each.startswith("--app-dir") for each in line):
             line = ["--app-dir", str(APPS), *line]
+        self._reactor = os.environ.get("REACTOR", "")  # all tests on another reactor than ours: make test-reactors
+        if self._reactor and not any(each.startswith("--reactor") for each in twistd):
+            twistd = (f"--reactor={self._reactor}", *twistd)
         self.command = [*prefix, str(TWISTD), "-n", "--pidfile=", *twistd, "twistedws", *line]
         self._environment = {**os.environ, **(environment or {})}
         self._own_directory = cwd is None
@@ -94,6 +99,8 @@ class Server:
         if self._process is None:
             self.start_process()
         wait_until(lambda: self._find(_READY) or not self.running, 20, "the server's start")
+        if self._reactor and self._find("has coroutines, which need an asyncio loop"):
+            pytest.skip(f"coroutines are not hosted on {self._reactor}")
         if not self._find(_READY):
             raise AssertionError("the server did not start:\n" + "\n".join(self._lines))
         return self

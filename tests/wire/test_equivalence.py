@@ -36,8 +36,8 @@ class AutobahnAlone(ServerProtocol):
         self.consumeData()
         return b""
 
-    def _take_early(self) -> bytes:
-        return self._consume(super()._take_early()) if self.listening else b""
+    def _receive_otherwise(self, data: bytes) -> bytes:
+        return self._consume(rest) if (rest := super()._receive_otherwise(data)) else b""  # what came behind the head, too
 
 
 class Actor(Recorder):

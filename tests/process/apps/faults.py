@@ -9,11 +9,12 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qs
 
 from twisted.internet import reactor
+from twisted.internet.task import deferLater
 
 from twistedws import AsyncSession, Close, Session, application
 
@@ -30,12 +31,17 @@ def note(session: Session | AsyncSession, event: str, **more: Any) -> None:
         os.write(_events, json.dumps(entry).encode() + b"\n")
 
 
-async def admit(session: Session) -> None:
-    """Decide at once, or after the seconds that the query names."""
+def admit(session: Session) -> Awaitable[None]:
+    """Decide at once, or after the seconds that the query names; on any reactor, so no coroutine function."""
+    return _admit(session)
+
+
+async def _admit(session: Session) -> None:
     note(session, "admit", headers=[[name.decode(), value.decode("latin-1")] for name, value in session.request.headers])
     wait = parse_qs(session.request.query_string).get(b"wait")
     if wait:
-        await asyncio.sleep(float(wait[0]))
+        seconds = float(wait[0])
+        await (asyncio.sleep(seconds) if hasattr(reactor, "_asyncioEventloop") else deferLater(reactor, seconds))
     if session.request.path == "/raise/admit":
         raise RuntimeError(f"{SECRET}\r\nX-Injected: 1")
 

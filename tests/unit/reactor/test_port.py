@@ -161,10 +161,9 @@ def test_adopted_port(world: World) -> None:
             listening.accept()[0].close()
 
 
+@pytest.mark.parametrize("world", ["uvloop"], indirect=True)  # on asyncio's loop there is no server: the port accepts
 def test_a_server_that_the_loop_has_closed(world: World) -> None:
     """A port whose server uvloop has closed for an error, without a word, listens again within a second or two."""
-    if not world.reactor.native:
-        pytest.skip("asyncio's loop has no server here")
     port = world.listen(Echo)
     port._server.close()
     client = world.connect(port)

@@ -1,0 +1,75 @@
+"""What is asked of transports, of each kind there is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from OpenSSL.SSL import Error as TLSError
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.address import HostnameAddress, IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.protocol import Protocol
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.protocols.tls import TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
+
+from twistedws.errors import Cause
+from twistedws.protocol.transports import address_text, buffered_in, cause_of, host_of
+
+
+class Descriptor(FileDescriptor):
+    """One of Twisted's own transports, which never gets to write."""
+
+    def __init__(self) -> None:
+        clock: Any = Clock()  # no reactor: it is never asked to poll
+        super().__init__(clock)
+        self.connected = True
+
+    def startWriting(self) -> None: ...
+
+
+class Buffering:
+    """A transport that says itself what waits in it, as our reactor's do."""
+
+    def get_write_buffer_size(self) -> int:
+        return 7
+
+
+@pytest.mark.parametrize(
+    ("address", "text", "host"),
+    [
+        (IPv4Address("TCP", "192.0.2.1", 5), "192.0.2.1:5", "192.0.2.1"),
+        (IPv6Address("TCP", "2001:db8::1", 5), "[2001:db8::1]:5", "2001:db8::1"),
+        (UNIXAddress(b"/run/a"), "unix:/run/a", ""),
+        (UNIXAddress(None), "unix", ""),
+        (HostnameAddress(b"example.com", 5), "unknown", ""),
+    ],
+)
+def test_addresses(address: Any, text: str, host: str) -> None:
+    """Each kind of address has a text for the log; only those of the internet have a part to be counted by."""
+    assert (address_text(address), host_of(address)) == (text, host)
+
+
+def test_causes() -> None:
+    """An end is told as FIN, as a fault of TLS, or as RST."""
+    causes = [cause_of(Failure(each)) for each in (ConnectionDone(), TLSError(), ConnectionLost())]
+    assert causes == [Cause.FIN, Cause.TLS_ERROR, Cause.RESET]
+
+
+def test_what_waits_in_a_descriptor() -> None:
+    """All that a transport of Twisted's was given and has not written counts."""
+    transport = Descriptor()
+    transport.write(b"12345")
+    assert buffered_in(transport) == 5
+
+
+def test_what_waits_below_others() -> None:
+    """What waits in TLS counts, and so does what waits below it; what says nothing holds nothing."""
+    tls: Any = TLSMemoryBIOProtocol(None, Protocol(), False)
+    tls._appSendBuffer = [b"ab", b"c"]
+    tls.transport = Buffering()
+    assert buffered_in(tls) == 10
+    assert buffered_in(StringTransport()) == 0
+    assert buffered_in(None) == 0

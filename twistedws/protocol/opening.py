@@ -1,0 +1,288 @@
+"""The opening handshake of one connection: from accept until its session is open, or something other than 101 was answered.
+
+``handshake.py`` knows what a request must look like; this module decides about one connection: by its address, by its origin, by what the
+application says. Autobahn never sees an opening handshake.
+
+Laws of this module:
+
+- A connection owns its ``Opening`` until its session is open, and drops it then with all that only the handshake needed. One that is
+  refused keeps it until its transport has gone, when the log hears why; only peer and refusal are left in it.
+- It is decided once: whatever the application says after the peer went away, the deadline passed or the server shut is not heard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from inspect import isawaitable
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import ISSLTransport
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from twistedws.errors import Cause, Refused
+from twistedws.handshake import (
+    BadRequest,
+    HeadParser,
+    Request,
+    Upgrade,
+    check_upgrade,
+    choose_subprotocol,
+    response,
+    switching_protocols,
+    wants_upgrade,
+)
+from twistedws.protocol.deflate import BoundedDeflate, negotiate
+from twistedws.protocol.site import Site
+from twistedws.protocol.transports import address_text, host_of
+from twistedws.session import Handler, Session, Wire
+
+_log = Logger()
+
+RETRY_AFTER = "5"  # seconds, sent with every 503
+MOST_REFUSALS = 64  # refused connections that may linger at once; above, they are aborted
+_PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self' ws: wss:"
+_PAGE_HEADERS = (("Content-Type", "text/html; charset=utf-8"), ("Content-Security-Policy", _PAGE_POLICY))
+_UPGRADE_NEEDED = "This is a WebSocket endpoint: connect to it with a WebSocket client (RFC 6455), at ws:// or wss:// and this address.\n"
+
+
+class Connection(Wire, Protocol):
+    """What an opening handshake needs of its connection, which is also the wire of its session."""
+
+    site: Site
+    transport: Any
+    is_opening: bool  # whether it is still to be decided what becomes of it
+
+    def enter(self, address: str) -> int:
+        """Count it among the connections from its address, until it ends; return how many there are now."""
+
+    def put_deadline(self, seconds: float) -> None:
+        """Give it its one deadline; 0 for none."""
+
+    def open(self, session: Session, handler: Handler, answer: bytes, deflate: BoundedDeflate | None, *, paused: bool) -> None:
+        """Write the answer, drop the handshake, and open the session; read on if reading was paused."""
+
+    def refuse(self, answer: bytes) -> None:
+        """Write the answer and end."""
+
+    def dataReceived(self, data: bytes) -> None:
+        """Bytes have come, or came before they could be looked at."""
+
+
+class Opening:
+    """An opening handshake.
+
+    Args:
+        connection: Whose it is.
+
+    Attributes:
+        peer: The client's address as text; None until the first byte has come, since a PROXY protocol endpoint knows no earlier.
+        refusal: Why there was no session: the cause, None if the peer never asked for one; the status answered, if any; a few words.
+    """
+
+    __slots__ = ("_connection", "_decision", "_early", "_parser", "_session", "peer", "refusal")
+
+    def __init__(self, connection: Connection) -> None:
+        handshake = connection.site.handshake
+        self._connection = connection
+        self._parser: HeadParser | None = HeadParser(handshake.max_head_size, handshake.max_headers)
+        self._session: Session | None = None  # that the application decides about, once the head has been read
+        self._decision: Deferred[None] | None = None
+        self._early = b""  # what came behind the head while the application decides
+        self.peer: str | None = None
+        self.refusal: tuple[Cause | None, int | None, str] | None = None
+
+    # What the connection calls
+
+    def begin(self) -> None:
+        """The transport is there."""
+        connection, site = self._connection, self._connection.site
+        connection.put_deadline(site.handshake.handshake_timeout)
+        if site.most_connections and site.registry.connections > site.most_connections:
+            self._refuse(503, "the server is full", "max-connections", [("Retry-After", RETRY_AFTER)])
+            if site.registry.connections > site.most_connections + MOST_REFUSALS:
+                connection.abort()
+
+    def receive(self, data: bytes) -> bytes:
+        """Take bytes; return what came behind the head, if the session is open already."""
+        if self._parser is None:
+            self._hold_early(data)
+            return b""
+        if self.peer is None and not self._enter():
+            return b""
+        try:
+            request = self._parser.feed(data)
+            if request is None:
+                return b""
+            rest, self._parser = self._parser.rest, None
+            if wants_upgrade(request):
+                self._upgrade(request, check_upgrade(request), rest)
+            else:
+                self._answer_plain(request)
+        except BadRequest as bad:
+            self._refuse(bad.status, bad.text, bad.text, bad.headers)
+        return self._take_early()
+
+    def expired(self) -> None:
+        """Its deadline has come."""
+        if self._session is None:
+            self._refuse(408, "the request took too long", "no whole request head in time", cause=Cause.HANDSHAKE_TIMEOUT)
+        else:
+            self.cancel()
+            self._refuse(
+                503, "the server took too long", "the application did not decide in time", [("Retry-After", RETRY_AFTER)],
+                cause=Cause.HANDSHAKE_TIMEOUT,
+            )  # fmt: skip
+
+    def cancel(self) -> None:
+        """Do not wait for the application's decision any more."""
+        self._session = None  # so that the cancelled decision, when it comes, is not heard
+        decision, self._decision = self._decision, None
+        if decision is not None:
+            decision.cancel()
+
+    def shut(self) -> None:
+        """There will be no session any more: the server goes away."""
+        self.cancel()
+        self.refusal = (Cause.DRAIN, None, "the server goes away")
+        self._connection.abort()
+
+    def forget(self) -> None:
+        """The connection ends: drop all but what the log will be told, and a decision that is still to be cancelled."""
+        self._parser = self._session = None
+        self._early = b""
+
+    # The request
+
+    def _enter(self) -> bool:
+        """Count the connection by its address, now known also behind a PROXY protocol; refuse it if it is one too many."""
+        connection = self._connection
+        peer = connection.transport.getPeer()
+        self.peer, address = address_text(peer), host_of(peer)
+        if connection.enter(address) > connection.site.limits.max_connections_per_address > 0 and address:
+            self._refuse(429, "too many connections from this address", "max-connections-per-address", [("Retry-After", RETRY_AFTER)])
+            return False
+        return True
+
+    def _answer_plain(self, request: Request) -> None:
+        page = self._connection.site.application.page
+        if page is not None and request.path == "/" and request.method in ("GET", "HEAD"):
+            self._refuse(200, page, "the page", _PAGE_HEADERS, cause=None, head_only=request.method == "HEAD")
+        else:
+            self._refuse(
+                426, _UPGRADE_NEEDED, "not a WebSocket request", [("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")],
+                cause=None, head_only=request.method == "HEAD",
+            )  # fmt: skip
+
+    def _upgrade(self, request: Request, upgrade: Upgrade, rest: bytes) -> None:
+        connection, site = self._connection, self._connection.site
+        if site.registry.draining:
+            self._refuse(503, "the server is restarting", "draining", [("Retry-After", RETRY_AFTER)], cause=Cause.DRAIN)
+            return
+        if upgrade.origin is not None and not site.origins.allows(upgrade.origin, request.header("host") or ""):
+            self._refuse(403, "this origin may not connect", "origin not allowed")
+            return
+        session = Session(
+            connection,
+            request,
+            peer=self.peer or "unknown",
+            scheme="wss" if ISSLTransport.providedBy(connection.transport) else "ws",
+            queue_size=site.output.queue_size,
+            slow_consumer=site.output.slow_consumer,
+        )
+        session.subprotocol = choose_subprotocol(upgrade.subprotocols, site.application.subprotocols or site.handshake.subprotocol)
+        self._session, self._early = session, rest
+        self._ask(session, upgrade)
+
+    # The application's decision
+
+    def _ask(self, session: Session, upgrade: Upgrade) -> None:
+        """Have the application decide, if it wants to, now or later."""
+        site = self._connection.site
+        admit = site.application.admit
+        if admit is None:
+            self._admitted(session, upgrade)
+            return
+        self._connection.put_deadline(site.handshake.handshake_timeout)
+        try:
+            outcome = admit(session)
+        except Exception:
+            self._not_admitted(Failure(), session)
+            return
+        if isawaitable(outcome):
+            # Deferred.addCallbacks runs at once where the awaitable did not have to wait
+            self._decision = decision = site.start(outcome)
+            decision.addCallbacks(lambda _: self._admitted_late(session, upgrade), self._not_admitted, errbackArgs=(session,))
+            decision.addErrback(lambda failure: self._not_admitted(failure, session))
+        else:
+            self._admitted(session, upgrade)
+
+    def _hold_early(self, data: bytes) -> None:
+        """Keep what a peer sends before it is answered, unseen. Reading goes on, so that its leaving is noticed; within bounds."""
+        connection = self._connection
+        connection.received -= len(data)  # it counts when it is looked at
+        self._early += data
+        if len(self._early) > connection.site.limits.inbox_size > 0:
+            connection.pause()
+
+    def _take_early(self) -> bytes:
+        """Return what came behind the head, once the session is open."""
+        if not self._connection.listening:
+            return b""
+        early, self._early = self._early, b""
+        return early
+
+    def _admitted(self, session: Session, upgrade: Upgrade) -> None:
+        self._decision = None
+        if self._session is None:  # the peer, or the deadline, was faster
+            return
+        site = self._connection.site
+        try:
+            if session.subprotocol is not None and session.subprotocol not in upgrade.subprotocols:
+                raise ValueError(f"subprotocol: {session.subprotocol!r}: the client offered {upgrade.subprotocols}")
+            handler = site.application(session)
+            deflate, extensions = negotiate(upgrade.extensions, site.handshake, site.limits.max_message_size, session.fail)
+            answer = switching_protocols(upgrade, session.subprotocol, extensions, session.response_headers)
+        except Exception:
+            self._not_admitted(Failure(), session)
+            return
+        self._connection.open(session, handler, answer, deflate, paused=len(self._early) > site.limits.inbox_size > 0)
+
+    def _admitted_late(self, session: Session, upgrade: Upgrade) -> None:
+        self._admitted(session, upgrade)
+        early = self._take_early()
+        if early:
+            self._connection.dataReceived(early)
+
+    def _not_admitted(self, failure: Failure, session: Session) -> None:
+        self._decision = None
+        if self._session is None or not self._connection.is_opening:  # likewise; or it was admitted, and something else raised
+            return
+        refused = failure.value
+        if isinstance(refused, Refused):
+            try:
+                self._refuse(refused.status, refused.body, "the application refused", refused.headers)
+                return
+            except ValueError as error:  # a header that must not be sent
+                failure = Failure(error)
+        _log.failure(
+            "application raised in the opening handshake session={session} peer={peer}", failure, session=session.id, peer=session.peer,
+            limit="application raised",
+        )  # fmt: skip
+        self._refuse(500, "internal server error", "the application raised", cause=Cause.APPLICATION_ERROR)
+
+    def _refuse(
+        self,
+        status: int,
+        body: bytes | str,
+        why: str,
+        headers: Sequence[tuple[str, str]] = (),
+        *,
+        cause: Cause | None = Cause.HANDSHAKE_REFUSED,
+        head_only: bool = False,
+    ) -> None:
+        """Answer with something other than 101 and end the connection; no cause if it never asked to be a session."""
+        answer = response(status, headers, body, head_only=head_only)
+        self.refusal = (cause, status, why)
+        self._connection.refuse(answer)

@@ -1,0 +1,55 @@
+"""What Twisted has no public word for: how much waits in a transport, who is at its other end, why it has gone."""
+
+from __future__ import annotations
+
+from OpenSSL.SSL import Error as TLSError
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IAddress, ITransport
+from twisted.protocols.tls import TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
+
+from twistedws.errors import Cause
+
+
+def buffered_in(transport: ITransport | None) -> int:
+    """Return the bytes that a transport, and those below it, hold for a slow peer.
+
+    Twisted has no public word for it: its producers only hear of two marks.
+    """
+    octets = 0
+    while transport is not None:
+        if isinstance(transport, TLSMemoryBIOProtocol):
+            octets += sum(map(len, transport._appSendBuffer))  # noqa: SLF001
+        elif isinstance(transport, FileDescriptor):
+            return octets + len(transport.dataBuffer) - transport.offset + transport._tempDataLen  # noqa: SLF001
+        elif hasattr(transport, "get_write_buffer_size"):
+            return octets + int(transport.get_write_buffer_size())
+        transport = getattr(transport, "transport", None)
+    return octets
+
+
+def cause_of(reason: Failure) -> Cause:
+    """How a connection ended that nobody here has ended: FIN, RST, or a fault of TLS."""
+    kind = reason.type  # not Failure.check, which compares names and takes 1 us
+    if kind is not None and issubclass(kind, ConnectionDone):
+        return Cause.FIN
+    return Cause.TLS_ERROR if kind is not None and issubclass(kind, TLSError) else Cause.RESET
+
+
+def host_of(address: IAddress) -> str:
+    """The part of an address that its connections share; "" where there is none."""
+    return address.host if isinstance(address, (IPv4Address, IPv6Address)) else ""
+
+
+def address_text(address: IAddress) -> str:
+    """An address for the log: ``HOST:PORT``, ``unix:PATH``, or a word where there is neither."""
+    if isinstance(address, IPv6Address):
+        return f"[{address.host}]:{address.port}"
+    if isinstance(address, IPv4Address):
+        return f"{address.host}:{address.port}"
+    if isinstance(address, UNIXAddress):
+        name = address.name
+        return f"unix:{name.decode('utf-8', 'replace')}" if name else "unix"
+    return "unknown"
