@@ -5,6 +5,7 @@ Laws of this module:
 - A session that does not read delays none of the others: its own bound and policy decide what becomes of its copy.
 - The loop gets its turn after every ``BATCH`` sessions, so that a fan-out to 100,000 stops neither pings nor other messages.
 - Fan-outs are done one after the other: two of them reach every session in the order in which they were called, whoever is in either.
+- What waits is bounded: beyond ``MOST_WAITING`` fan-outs, or ``MOST_OCTETS`` of messages, a further one is dropped, and says so.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from twistedws.session import Framed, Session, framed
 _log = Logger()
 
 BATCH = 512  # sessions, of some 3 us each
+MOST_WAITING = 256  # fan-outs behind the one that is under way
+MOST_OCTETS = 64 * 2**20  # bytes of their messages, together
 
 
 class Addressee(Protocol):
@@ -43,7 +46,8 @@ def fan_out(sessions: Iterable[Session | Addressee], message: str | bytes | byte
         message: Text for a str, binary for bytes.
 
     Returns:
-        Fires, when all is done, with the number of sessions that it was sent to.
+        Fires, when all is done, with the number of sessions that it was sent to; with 0 at once if too much waits already. Who sends much
+        to many awaits it.
 
     Raises:
         TypeError: The message is neither text nor bytes.
@@ -51,12 +55,16 @@ def fan_out(sessions: Iterable[Session | Addressee], message: str | bytes | byte
     """
     recipients = [each if isinstance(each, Session) else each.session for each in sessions]
     job = _Job(framed(message), recipients, Deferred())
-    if recipients:
+    if not recipients:
+        job.end.callback(0)
+    elif len(_queue) > MOST_WAITING or sum(len(each.message.frame) for each in _queue) > MOST_OCTETS:
+        _log.warn("a fan-out to {sessions} sessions was dropped: {waiting} are under way", sessions=len(recipients), waiting=len(_queue),
+                  limit="fan-out dropped")  # fmt: skip
+        job.end.callback(0)
+    else:
         _queue.append(job)
         if len(_queue) == 1:
             _work()
-    else:
-        job.end.callback(0)
     return job.end
 
 
@@ -86,6 +94,13 @@ def _work() -> None:
     if finished:
         _queue.popleft()
     if _queue:
-        batch[-1].wire.soon(_work)
+        try:
+            batch[-1].wire.soon(_work)
+        except Exception:  # there will be no next turn: the reactor has gone
+            _log.failure("fan-outs were dropped", limit="fan-out dropped")
+            while _queue:
+                job = _queue.popleft()
+                job.end.callback(job.sent)
+            return
     if finished:
         job.end.callback(job.sent)

@@ -278,9 +278,12 @@ def _check_fields(headers: tuple[tuple[bytes, bytes], ...], version: str) -> byt
     return host
 
 
-@lru_cache(256)  # one server has few names, and a look-up costs a tenth of the parsing
 def _split_authority(authority: bytes) -> tuple[bytes, int | None] | None:
     """Return host and port of ``host[:port]``, comparable; None if it is none (RFC 9110 section 4.2)."""
+    return _parse_short_authority(authority) if len(authority) < 256 else _parse_authority(authority)
+
+
+def _parse_authority(authority: bytes) -> tuple[bytes, int | None] | None:
     found = _authority(authority)
     if found is None:
         return None
@@ -294,6 +297,10 @@ def _split_authority(authority: bytes) -> tuple[bytes, int | None] | None:
         return b"[" + IPv6Address(address.decode()).packed, number  # with a bracket, which no name can have
     except AddressValueError:
         return None
+
+
+# One server has few names, and a look-up costs a tenth of the parsing; short ones, for they are the peer's.
+_parse_short_authority = lru_cache(256)(_parse_authority)
 
 
 def _split_target(target: bytes, host: bytes | None) -> tuple[bytes, bytes]:

@@ -72,6 +72,11 @@ class Wheel:
         """Give an item its one deadline, in so many seconds; an earlier one is forgotten."""
         self._place(item, self._position + max(1, math.ceil(delay / self._tick - 1e-9)))
 
+    def put_sooner(self, item: Timed, delay: float) -> None:
+        """Give an item its deadline in so many seconds, unless it has an earlier one: one put off again and again would never come."""
+        if item.due < 0 or item.due > self._position + delay / self._tick:
+            self.put(item, delay)
+
     def put_evenly(self, item: Timed, within: float) -> None:
         """Give an item its deadline in the emptiest of the slots of the next seconds, the first such."""
         self.take(item)
@@ -165,7 +170,7 @@ class KeepaliveService(Service):
         if self._write_stall_timeout:
             session.moved = session.wire.written - session.wire.buffered()
             session.moved_at = self.wheel.now
-            self.wheel.put(item, min(FIRST_LOOK, self._write_stall_timeout / 4))
+            self.wheel.put_sooner(item, min(FIRST_LOOK, self._write_stall_timeout / 4))
 
     def sweep(self, item: Timed, session: Session) -> None:
         """Ping the session, or abort it if a deadline has passed, and put it on the wheel again if it lives on."""

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from io import FileIO
 from pathlib import Path
+from threading import RLock, get_ident
 from typing import Any, TextIO
 
 import msgspec
@@ -102,6 +103,7 @@ class LogWriter:
         self._lost = 0
         self._later: Callable[[float, Callable[[], None]], object] | None = None
         self._waiting: list[str] = []
+        self._lock, self._thread = RLock(), get_ident()
 
     def __call__(self, event: LogEvent) -> None:
         """Write an event, unless its level or its kind's rate forbids it."""
@@ -116,11 +118,15 @@ class LogWriter:
             left_out = self._suppressed.pop(kind, 0)
             if left_out:
                 event = {**event, "left_out": left_out}
-        self._waiting.append(self._format(event, level))
-        if self._later is None or _LEVELS[level] >= _URGENT or len(self._waiting) >= _MOST_WAITING:
-            self.flush()
-        elif len(self._waiting) == 1:
-            self._later(DELAY, self.flush)
+        line = self._format(event, level)  # first: that may log, too
+        with self._lock:
+            self._waiting.append(line)
+            # From another thread at once: ``later`` is the reactor's, which only its own may call.
+            is_urgent = _LEVELS[level] >= _URGENT or len(self._waiting) >= _MOST_WAITING or get_ident() != self._thread
+            if self._later is None or is_urgent:
+                self.flush()
+            elif len(self._waiting) == 1:
+                self._later(DELAY, self.flush)
 
     def defer(self, later: Callable[[float, Callable[[], None]], object] | None) -> None:
         """From now on let lines below ``warn`` wait a little, to write many at once: a system call each costs more than the rest of them.
@@ -128,7 +134,7 @@ class LogWriter:
         Args:
             later: Has a function called in so many seconds, as ``reactor.callLater``; None to write at once again.
         """
-        self._later = later
+        self._later, self._thread = later, get_ident()
         self.flush()
 
     def reopen(self) -> None:
@@ -146,20 +152,21 @@ class LogWriter:
 
     def flush(self) -> None:
         """Write the lines that wait."""
-        lines, self._waiting = self._waiting, []
-        if not lines:
-            return
-        try:
-            if self._lost:
-                note = {"log_format": "{lost} log lines could not be written", "lost": self._lost, "log_namespace": __name__}
-                self._stream.write(self._format({**note, "log_time": time.time()}, "warn"))
-                self._lost = 0
-            self._stream.write("".join(lines))
-            self._stream.flush()
-        except Unwritten as rest:
-            self._lost += rest.lines
-        except (OSError, ValueError):  # a full disk, a closed pipe, a closed file
-            self._lost += len(lines)
+        with self._lock:
+            lines, self._waiting = self._waiting, []
+            if not lines:
+                return
+            try:
+                if self._lost:
+                    note = {"log_format": "{lost} log lines could not be written", "lost": self._lost, "log_namespace": __name__}
+                    self._stream.write(self._format({**note, "log_time": time.time()}, "warn"))
+                    self._lost = 0
+                self._stream.write("".join(lines))
+                self._stream.flush()
+            except Unwritten as rest:
+                self._lost += rest.lines
+            except (OSError, ValueError):  # a full disk, a closed pipe, a closed file
+                self._lost += len(lines)
 
 
 class ConnectionLog:

@@ -283,16 +283,18 @@ class Server(MultiService):
     def stopService(self) -> Any:
         """Listen no more, drain, then stop the rest."""
         drain = self._drain = Drain(self.site.registry, self._settings.shutdown, self._reactor, self.site.application.busy)
-        stopped = self.listening.stopService()
-        yield drain.start()
-        yield stopped
+        try:
+            stopped = self.listening.stopService()
+            yield drain.start()
+            yield stopped
+        finally:
+            if self._writer is not None:
+                self._writer.defer(None)
         metrics = self.site.metrics
         _log.info(
             "served {opened} sessions: {causes}", opened=metrics.opened,
             causes=", ".join(f"{cause.value} {count}" for cause, count in metrics.closed.most_common()) or "none ended",
         )  # fmt: skip
-        if self._writer is not None:
-            self._writer.defer(None)
         yield super().stopService()
 
     def _take_signals(self) -> None:

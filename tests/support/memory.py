@@ -360,9 +360,9 @@ class World:
         return client
 
     def flush(self) -> None:
-        """Carry everything that can be carried."""
+        """Carry everything that can be carried, in as many turns of the loop as that takes."""
         while any([link.flush() for link in self.links]):  # noqa: C419 - every link, not only up to the first that moved
-            pass
+            self.clock.advance(0)
 
     def advance(self, seconds: float) -> None:
         """Let time pass, the network working all the while."""

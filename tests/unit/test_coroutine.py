@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -484,5 +485,48 @@ def test_a_wait_that_is_given_up_loses_no_message() -> None:
         stage.session.state["give up"]()
         await stage.turn()
         assert seen == [True, "kept"]
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("message", ["x", b"x" * 1000])
+def test_a_coroutine_that_only_sends_gives_way(message: str | bytes) -> None:
+    """Coroutines that send without end, to peers that take everything, let others run, also once their sessions have ended."""
+    turns = []
+
+    async def app(session: AsyncSession) -> None:
+        while True:
+            with contextlib.suppress(Closed):
+                await session.send(message)
+
+    async def scenario() -> None:
+        stage = Stage(app, close_timeout=0.01)
+        for _ in range(5):
+            await asyncio.sleep(0)
+            turns.append(stage.session.messages_out)
+        stage.session.lost(Cause.FIN)
+        while stage.application.busy():
+            await asyncio.sleep(0.001)
+
+    play(scenario)
+    assert turns == sorted(set(turns))
+
+
+def test_a_cancelled_send_waits_no_more() -> None:
+    """A ``send`` that is cancelled while it waits for a slow peer leaves nothing behind."""
+
+    async def app(session: AsyncSession) -> None:
+        for _ in range(3):
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(session.send("x"), 0.001)
+        await session.receive()
+
+    async def scenario() -> None:
+        stage = Stage(app)
+        stage.session.congest()
+        while stage.handler._reader is None:
+            await asyncio.sleep(0.001)
+        assert not stage.handler._writers
+        stage.session.lost(Cause.FIN)
 
     play(scenario)

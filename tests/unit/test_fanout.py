@@ -9,7 +9,7 @@ from twisted.logger import LogLevel, capturedLogs
 
 from tests.support.wire import FakeWire, open_session
 from twistedws import fanout
-from twistedws.fanout import BATCH, fan_out
+from twistedws.fanout import BATCH, MOST_OCTETS, MOST_WAITING, fan_out
 from twistedws.frames import BINARY, TEXT, frame
 from twistedws.session import Session
 
@@ -149,3 +149,41 @@ def test_addressees() -> None:
 
     fan_out([Wrapper()], "x")
     assert crowd.reached() == 1
+
+
+def test_what_waits_is_bounded() -> None:
+    """Behind a fan-out that is under way only so many others wait; one more is dropped at once, with a line in the log."""
+    crowd, done = Crowd(BATCH + 1), list[int]()
+    for _ in range(MOST_WAITING + 1):
+        fan_out(crowd.sessions, "x")
+    with capturedLogs() as events:
+        fan_out(crowd.sessions, "one too many").addCallback(done.append)
+    assert done == [0]
+    assert [event["log_level"] for event in events] == [LogLevel.warn]
+    while crowd.turn():
+        pass
+    assert {each.messages_out for each in crowd.sessions} == {MOST_WAITING + 1}
+
+
+def test_octets_that_wait_are_bounded() -> None:
+    """Few fan-outs of large messages are too much, too."""
+    crowd, done = Crowd(BATCH + 1), list[int]()
+    for _ in range(6):
+        fan_out(crowd.sessions, bytes(MOST_OCTETS // 4)).addCallback(done.append)
+    assert done == [0, 0]
+    while crowd.turn():
+        pass
+    assert sorted(done) == [0, 0, *[BATCH + 1] * 4]
+
+
+def test_no_next_turn() -> None:
+    """Where nothing can be put off any more, what waits is given up, and the next fan-out begins anew."""
+    crowd, done = Crowd(BATCH + 1), list[int]()
+
+    def fail(callback: object) -> None:
+        raise RuntimeError("stopped")
+
+    for each in crowd.wires:
+        each.soon = fail  # type: ignore[method-assign]
+    fan_out(crowd.sessions, "x").addCallback(done.append)
+    assert done == [BATCH]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -264,3 +265,34 @@ def test_refusal_lines(cause: Any, level: str, connections: Sink) -> None:
     ConnectionLog().refused("192.0.2.1:5", cause, 400, "because")
     assert f" {level} " in connections.lines[0]
     assert "because" in connections.lines[0]
+
+
+class Chatty:
+    """What logs while it is formatted."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.sink = sink
+
+    def __str__(self) -> str:
+        self.sink.log.warn("inner")
+        return "outer"
+
+
+def test_logging_while_formatting() -> None:
+    """A line whose formatting logs is written, and so is what that logs."""
+    sink = Sink()
+    sink.writer.defer(lambda seconds, callback: None)
+    sink.log.info("{chatty}", chatty=Chatty(sink))
+    sink.writer.flush()
+    assert [line.rsplit(" ", 1)[1] for line in sink.lines] == ["inner", "outer"]
+
+
+def test_logging_from_another_thread() -> None:
+    """Where lines may wait, one of another thread does not: only the reactor's thread may call the reactor."""
+    sink, calls = Sink(), list[float]()
+    sink.writer.defer(lambda seconds, callback: calls.append(seconds))
+    thread = threading.Thread(target=sink.log.info, args=("from afar",))
+    thread.start()
+    thread.join()
+    assert [line.rsplit(" ", 1)[1] for line in sink.lines] == ["afar"]
+    assert calls == []

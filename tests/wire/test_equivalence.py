@@ -77,6 +77,7 @@ class Side:
         """Let the server read a piece, whether it reads or not: what is on its way comes also behind a pause."""
         if not self.link.server.lost:
             self.server.dataReceived(piece)
+            self.world.clock.advance(0)
 
     def seen(self) -> dict[str, Any]:
         """All that can be seen of it."""

@@ -9,9 +9,11 @@ from autobahn.websocket.compress import (
     PerMessageDeflateResponse,
     PerMessageDeflateResponseAccept,
 )
+from twisted.internet.error import ConnectionDone
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.support.memory import World, masked, request
+from tests.support.memory import Recorder, World, masked, request
+from twistedws.errors import Cause
 
 SIZES = (0, 1, 125, 126, 65535, 65536, 1048576)
 
@@ -56,6 +58,52 @@ class Messages(SynchronousTestCase):
                 client.say(payload)
                 world.flush()
                 self.assertEqual(client.messages.pop(), payload)
+
+    def test_much_at_once_takes_turns(self) -> None:
+        """A peer that sends very much at once is read in parts, one in each turn of the loop, and loses nothing by it."""
+        for frames, number in ((masked(0x81, b"x") * 30_000, 30_000), ((masked(0x01, b"a") + masked(0x80, b"b")) * 1000, 1000)):
+            world = World(lambda session: Recorder(session, echo=False))
+            world.raw(request())
+            server = world.links[0].server
+            server.protocol.dataReceived(frames)
+            first = world.handler.session.messages_in
+            self.assertTrue(0 < first < number, first)
+            self.assertFalse(server.reading)
+            world.clock.advance(0)
+            self.assertTrue(server.reading)
+            self.assertEqual(world.handler.session.messages_in, number)
+            self.assertEqual(server.protocol.received, len(request()) + len(frames))
+
+    def test_what_is_put_off_waits_for_a_paused_session(self) -> None:
+        """While the application has paused reading, what was read and put off is not delivered; afterwards it is, and reading goes on."""
+        world = World(lambda session: Recorder(session, echo=False))
+        world.raw(request())
+        server, session = world.links[0].server, world.handler.session
+        server.protocol.dataReceived(masked(0x81, b"x") * 30_000)
+        session.pause()
+        before = session.messages_in
+        world.clock.advance(0)
+        self.assertEqual(session.messages_in, before)
+        session.resume()
+        world.clock.advance(0)
+        self.assertEqual(session.messages_in, 30_000)
+        self.assertTrue(server.reading)
+
+    def test_what_is_put_off_is_forgotten_at_the_end(self) -> None:
+        """After a failure, and after a loss, nothing that was put off is delivered."""
+        for is_lost in (False, True):
+            world = World(lambda session: Recorder(session, echo=False))
+            world.raw(request())
+            server, session = world.links[0].server, world.handler.session
+            server.protocol.dataReceived(masked(0x81, b"x") * 30_000)
+            if is_lost:
+                server.lose(ConnectionDone())
+            else:
+                session.fail(1011, "", Cause.APPLICATION_ERROR)
+            before = session.messages_in
+            world.clock.advance(0)
+            self.assertEqual(session.messages_in, before)
+            self.assertEqual(server.protocol._unread, b"")
 
     def test_compression_is_off_by_default(self) -> None:
         """An offer of permessage-deflate is passed over unless compression is on."""

@@ -18,11 +18,13 @@ from twisted.logger import Logger
 
 from twistedws.errors import By, Cause, Close, Closed
 from twistedws.handshake import Request
-from twistedws.session import Application, Session
+from twistedws.session import Application, Phase, Session
 
 _log = Logger()
 
 _MESSAGE_OVERHEAD = 64  # bytes that an empty message costs in the queue, so that a flood of them is bounded too
+
+SHARE = 65536  # bytes that an application's coroutines send, all together, before the loop has its turn again
 
 Coroutine = Callable[["AsyncSession"], Awaitable[object]]
 
@@ -38,7 +40,24 @@ def coroutine_application(coroutine: Coroutine, name: str, *, inbox_size: int, c
         more: Further attributes of the ``Application``.
     """
     tasks: set[asyncio.Task[None]] = set()
-    return Application(lambda session: _Pump(session, coroutine, tasks, inbox_size, close_timeout), name, busy=lambda: len(tasks), **more)
+    share = _Share()
+
+    def build(session: Session) -> _Pump:
+        return _Pump(session, coroutine, tasks, share, inbox_size, close_timeout)
+
+    return Application(build, name, busy=lambda: len(tasks), **more)
+
+
+class _Share:
+    """What an application's coroutines have sent since the loop had its turn.
+
+    ``send`` waits only for a peer that is slow. To peers that take everything a coroutine could send for ever, and keep the loop.
+    """
+
+    __slots__ = ("spent",)
+
+    def __init__(self) -> None:
+        self.spent = 0
 
 
 class AsyncSession:
@@ -119,7 +138,13 @@ class AsyncSession:
         session = self._session
         if session.congested:
             await self._pump.writable_or_closed()
+        share = self._pump.share
+        share.spent += _MESSAGE_OVERHEAD + (len(message) if type(message) is str or type(message) is bytes else 0)
+        if share.spent > SHARE:
+            share.spent = 0
+            await asyncio.sleep(0)
         if not session.send(message) and session.ending is not None:
+            await asyncio.sleep(0)  # also for a loop that takes no notice of it
             raise Closed(session.ending)
 
     def send_nowait(self, message: str | bytes | bytearray | memoryview) -> bool:
@@ -165,12 +190,13 @@ class _Pump:
 
     __slots__ = (
         "_close_timeout", "_coroutine", "_gone", "_inbox_octets", "_inbox_size", "_loop", "_paused", "_proceed", "_reader", "_session",
-        "_task", "_tasks", "_writers", "inbox",
+        "_task", "_tasks", "_writers", "inbox", "share",
     )  # fmt: skip
 
     def __init__(
-        self, session: Session, coroutine: Coroutine, tasks: set[asyncio.Task[None]], inbox_size: int, close_timeout: float
+        self, session: Session, coroutine: Coroutine, tasks: set[asyncio.Task[None]], share: _Share, inbox_size: int, close_timeout: float
     ) -> None:
+        self.share = share
         self._session, self._coroutine, self._tasks = session, coroutine, tasks
         self._inbox_size, self._close_timeout = inbox_size, close_timeout
         self.inbox: deque[str | bytes] | None = None  # made for the first message: an empty one takes 600 bytes
@@ -262,7 +288,11 @@ class _Pump:
             if self._writers is None:
                 self._writers = []
             self._writers.append(waiting)
-            await waiting
+            try:
+                await waiting
+            finally:  # one that was cancelled waits no more
+                if self._writers is not None and waiting in self._writers:
+                    self._writers.remove(waiting)
 
     async def gone(self) -> None:
         """Wait until the connection is gone."""
@@ -314,7 +344,7 @@ class _Pump:
         task.cancel()
 
     def _is_gone(self) -> bool:
-        return self._session.phase == self._session.phase.CLOSED
+        return self._session.phase is Phase.CLOSED
 
     def _wake_writers(self) -> None:
         writers, self._writers = self._writers, None

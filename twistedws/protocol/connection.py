@@ -26,7 +26,9 @@ from twistedws.session import Framed, Handler, Phase, Session
 
 _log = Logger()
 
-MOST_CORKED = 16384  # bytes; where more wait for the end of the turn, they are written at once
+MOST_CORKED = 16384  # bytes that wait for the end of a read or a turn of the loop; what is more is written at once
+MUCH = 65536  # bytes of short frames that are looked at in one turn of the loop; after so many of any, others have their turn
+MOST_SLOW_FRAMES = 256  # through Autobahn, of some 25 us each, before others have their turn
 
 
 class _Stage(enum.IntEnum):
@@ -43,14 +45,14 @@ class _Stage(enum.IntEnum):
 class ServerProtocol(MessageAssembly):
     """One connection, from accept to its end; the ``Wire`` of its session."""
 
-    _full = False  # the transport's buffer is over its high-water mark
-    _in_turn = False  # the connection waits for the end of this turn of the loop
+    _slow_frames = 0  # taken since the last time that something was put off for them
     _pong_due: bytes | None = None
 
     def __init__(self, site: Site) -> None:
         super().__init__(site)
         self.due = -1
         self.received = self.written = 0
+        self._unread = b""  # what was read and is put off until the next turn of the loop; reading is paused meanwhile
         self._corked: bytes | None = None  # what leaves together: not None while a read is looked at, or until the turn ends
         self._stage = _Stage.OPENING
         self._opening: Opening | None = Opening(self)  # until it is open
@@ -75,7 +77,10 @@ class ServerProtocol(MessageAssembly):
         """
         # One function, on purpose. With the scan as a function that returns a list, and the session's part as another, a message of 64
         # bytes costs 0.22 us more of Python, of some 5 us in all (16 in a read: 0.02 us).
-        self.received += len(data)
+        size = len(data)
+        self.received += size
+        if size >= MUCH or self._unread:
+            data = self._first_of_much(data)
         if self._corked is None:
             self._corked = b""
         try:
@@ -99,7 +104,7 @@ class ServerProtocol(MessageAssembly):
                     else:
                         break
                     end = payload_at + length
-                    if end > size or length < 0 or 0 < most < length:
+                    if end > size or length < 0 or 0 < most < length or (first != 0x81 and first != 0x82):
                         break
                     message: str | bytes = apply_mask(data[payload_at:end], data[payload_at - 4 : payload_at])
                     if first == 0x81:
@@ -107,8 +112,6 @@ class ServerProtocol(MessageAssembly):
                             message = message.decode()  # type: ignore[union-attr]  # bytes, so far
                         except UnicodeDecodeError:
                             break
-                    elif first != 0x82:
-                        break
                     start = end
                     if rate is not None and not self._may_speak(rate):
                         return
@@ -130,6 +133,41 @@ class ServerProtocol(MessageAssembly):
                 self.written += len(corked)
                 self.transport.write(corked)
 
+    def _first_of_much(self, data: bytes) -> bytes:
+        """Pause reading for a turn, and return what is to be looked at in this one.
+
+        Else one peer keeps the loop: libuv reads a socket up to 32 times in a turn (stream.c:uv__read), uvloop up to 250 KiB each time.
+        """
+        if self._unread:  # TLS may bring more though reading is paused
+            self._unread += data
+            return b""
+        if len(data) > MUCH and data[1] & 0x7F < 126:  # short frames: there are thousands of them
+            data, self._unread = data[:MUCH], data[MUCH:]
+        self._put_off()
+        return data
+
+    def _put_off(self) -> None:
+        self.transport.pauseProducing()
+        self.soon(self._read_on)
+
+    def _read_on(self) -> None:
+        """The next turn: look at what was put off, then read on, unless the session has paused reading meanwhile."""
+        if not self._reads:
+            return
+        rest, self._unread = self._unread, b""
+        if rest:
+            self.received -= len(rest)  # they are counted already
+            self.dataReceived(rest)
+        if not self._unread and self._reads:
+            self.transport.resumeProducing()
+
+    @property
+    def _reads(self) -> bool:
+        """Whether what the peer sends is wanted now."""
+        if self._opening is not None:
+            return self._stage is _Stage.OPENING and not self._opening.is_full
+        return self.listening and self.session is not None and not self.session.held
+
     def _receive_otherwise(self, data: bytes) -> bytes:
         """Take what is not to be scanned yet, or any more; return what is to be scanned after all."""
         if self._opening is not None:
@@ -139,6 +177,7 @@ class ServerProtocol(MessageAssembly):
     def _consume(self, data: bytes) -> bytes:
         """Let Autobahn take what the scan cannot, step by step, until it is between two messages again; return what is left then."""
         self._scanning = False
+        self._slow_frames += 1
         while self.current_frame is None and (end := self._take_control(data)):
             data = data[end:]
             if not self.listening:
@@ -151,7 +190,15 @@ class ServerProtocol(MessageAssembly):
             self.utf8validator = Utf8Validator()
         self.data = data
         while self.processData() and self.listening:  # True: it can go on
-            if self.current_frame is None and not self.inside_message:
+            if self.current_frame is not None:
+                continue
+            self._slow_frames += 1
+            if self._slow_frames > MOST_SLOW_FRAMES:
+                self._slow_frames = 0
+                self._unread, self.data = self.data + self._unread, b""
+                self._put_off()
+                break
+            if not self.inside_message:
                 rest, self.data = self.data, b""
                 self._scanning = True
                 return rest
@@ -229,7 +276,6 @@ class ServerProtocol(MessageAssembly):
     def pauseProducing(self) -> None:
         """The transport's buffer is over its high-water mark."""
         if self._stage is _Stage.OPEN and self.session is not None:
-            self._full = True
             self.session.congest()
             self.site.keepalive.watch(self, self.session)
 
@@ -239,9 +285,7 @@ class ServerProtocol(MessageAssembly):
             if self._pong_due is not None:
                 self._write(frame(PONG, self._pong_due))
                 self._pong_due = None
-            self._full = False
-            if not self._in_turn:  # else ``uncork`` does it
-                self.session.decongest()
+            self.session.decongest()
 
     def stopProducing(self) -> None:
         """The transport has gone; ``connectionLost`` follows."""
@@ -337,15 +381,10 @@ class ServerProtocol(MessageAssembly):
             deflate.start_compress_message()
             framed = frame(opcode, deflate.compress_message_data(payload) + deflate.end_compress_message(), COMPRESSED)
         corked = self._corked
-        if corked:
-            if len(corked) < MOST_CORKED:
-                self._corked = corked + framed
-            else:
-                self._write(framed)
-        elif corked is None:
-            self._write(framed)
+        if corked is not None and len(corked) + len(framed) <= MOST_CORKED:
+            self._corked = corked + framed if corked else framed
         else:
-            self._corked = framed
+            self._write(framed)
 
     def send_framed(self, message: Framed) -> None:
         """Send a message that is framed already: at once, since there is one for each of many sessions."""
@@ -402,7 +441,9 @@ class ServerProtocol(MessageAssembly):
 
     def resume(self) -> None:
         """Read again."""
-        if self._stage is not _Stage.LOST:
+        if self._unread:
+            self.soon(self._read_on)
+        elif self._stage is not _Stage.LOST:
             self.transport.resumeProducing()
 
     def buffered(self) -> int:
@@ -420,15 +461,13 @@ class ServerProtocol(MessageAssembly):
                 self.transport.write(data)
                 return
             self._corked = b""
-            self._in_turn = True
             self.site.turn.add(self)
-        self._corked += data
-        if len(self._corked) > MOST_CORKED:
+        if len(self._corked) + len(data) <= MOST_CORKED:
+            self._corked += data
+        else:  # at once, and uncopied
             self._flush()
-            if self._in_turn and self.session is not None:
-                # It has had its share of this turn. A peer that takes everything never congests the transport, and a coroutine that only
-                # sends would keep the loop for ever.
-                self.session.congested = True
+            self.written += len(data)
+            self.transport.write(data)
 
     def _flush(self) -> None:
         """Write what waits corked."""
@@ -442,9 +481,6 @@ class ServerProtocol(MessageAssembly):
         """The turn of the loop ends in which something was sent."""
         self._flush()
         self._corked = None
-        self._in_turn = False
-        if self.session is not None and self.session.congested and not self._full:
-            self.session.decongest()
 
     def _finish(self, *, read_on: bool) -> None:
         """Let the transport end once its buffer has left, or at the deadline.
@@ -471,7 +507,7 @@ class ServerProtocol(MessageAssembly):
         self.state = self.STATE_CLOSED
         self.failedByMe = True
         self._scanning = False
-        self.data = self._payload = b""
+        self.data = self._payload = self._unread = b""
         if self._opening is not None:
             self._opening.forget()
 

@@ -67,8 +67,7 @@ class MessageAssembly(WebSocketServerProtocol):  # type: ignore[misc]  # Autobah
         self.current_frame = None
         self.inside_message = False
         self._scanning = True
-        if deflate is not None:
-            self._perMessageCompress = deflate
+        self._perMessageCompress = deflate
         rate = self.site.limits.message_rate
         if rate:
             self._rate = TokenBucket(rate, rate, self.site.clock.seconds())

@@ -218,12 +218,17 @@ class Opening:
         else:
             self._admitted(session, upgrade)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether more has come behind the head than may wait for the application's decision."""
+        return len(self._early) > self._connection.site.limits.inbox_size > 0
+
     def _hold_early(self, data: bytes) -> None:
         """Keep what a peer sends before it is answered, unseen. Reading goes on, so that its leaving is noticed; within bounds."""
         connection = self._connection
         connection.received -= len(data)  # it counts when it is looked at
         self._early += data
-        if len(self._early) > connection.site.limits.inbox_size > 0:
+        if self.is_full:
             connection.pause()
 
     def _take_early(self) -> bytes:
