@@ -81,6 +81,9 @@ class Wheel:
         """Give an item its deadline in the emptiest of the slots of the next seconds, the first such."""
         self.take(item)
         start = (self._position + 1) % SLOTS
+        if not self._counts[start]:
+            self._place(item, self._position + 1)
+            return
         end = start + max(1, min(SLOTS - 1, int(within / self._tick)))
         ahead = self._counts[start:end] + self._counts[: max(0, end - SLOTS)]
         self._place(item, self._position + 1 + ahead.index(0 if 0 in ahead else min(ahead)))

@@ -97,7 +97,8 @@ class LogWriter:
 
     def __init__(self, stream: TextIO | AppendedFile, log_format: str, level: str, now: Callable[[], float] = time.monotonic) -> None:
         self._stream, self._level, self._now = stream, _LEVELS[level], now
-        self._format = _json_line if log_format == "json" else _text_line
+        self.is_text = log_format == "text"
+        self._format = _text_line if self.is_text else _json_line
         self._buckets: dict[str, TokenBucket] = {}
         self._suppressed: dict[str, int] = {}
         self._lost = 0
@@ -118,12 +119,14 @@ class LogWriter:
             left_out = self._suppressed.pop(kind, 0)
             if left_out:
                 event = {**event, "left_out": left_out}
-        line = self._format(event, level)  # first: that may log, too
+        self.put(self._format(event, level), urgent=_LEVELS[level] >= _URGENT)
+
+    def put(self, line: str, *, urgent: bool = False) -> None:
+        """Write a line that is made already, its end included; see ``defer``."""
         with self._lock:
             self._waiting.append(line)
             # From another thread at once: ``later`` is the reactor's, which only its own may call.
-            is_urgent = _LEVELS[level] >= _URGENT or len(self._waiting) >= _MOST_WAITING or get_ident() != self._thread
-            if self._later is None or is_urgent:
+            if self._later is None or urgent or len(self._waiting) >= _MOST_WAITING or get_ident() != self._thread:
                 self.flush()
             elif len(self._waiting) == 1:
                 self._later(DELAY, self.flush)
@@ -173,13 +176,18 @@ class ConnectionLog:
     """The lines on connections: one when a session opens (debug), one when it ends (info).
 
     The line at the end is most of what a short connection costs after its handshake. So its event is made here, text and all: Twisted's
-    formatter takes 25 us for so many fields, and its ``Logger`` three. Where the level is higher, nothing is made.
+    formatter takes 25 us for so many fields, and its ``Logger`` three. Where lines of text go to our own writer alone, there is no event
+    either. Where the level is higher, nothing is made.
 
     Args:
         level: The lowest level written.
+
+    Attributes:
+        writer: The only observer of the log, if it is ours.
     """
 
     def __init__(self, level: str = "debug") -> None:
+        self.writer: LogWriter | None = None
         self._writes_debug, self._writes_info = _LEVELS[level] <= _LEVELS["debug"], _LEVELS[level] <= _LEVELS["info"]
 
     def opened(self, session: Session) -> None:
@@ -195,6 +203,16 @@ class ConnectionLog:
             return
         close = session.ending
         assert close is not None  # noqa: S101 - a session that has ended has an end
+        if self.writer is not None and self.writer.is_text:
+            now = time.time()
+            text = (
+                f"closed session={session.id} peer={session.peer} path={session.request.target} seconds={duration:.3f} "
+                f"messages_in={session.messages_in} messages_out={session.messages_out} octets_in={session.octets_in} "
+                f"octets_out={session.octets_out} dropped={session.dropped} code={close.code} cause={close.cause._value_} "
+                f"by={close.by._value_} reason={close.reason!r}"
+            )
+            self.writer.put(f"{_second(int(now))}.{int(now % 1 * 1000):03d}Z info  {__name__}: {_printable(text)}\n")
+            return
         event = {
             "session": session.id, "peer": session.peer, "path": session.request.target, "seconds": round(duration, 3),
             "messages_in": session.messages_in, "messages_out": session.messages_out, "octets_in": session.octets_in,

@@ -261,6 +261,8 @@ class Server(MultiService):
             logging = self._settings.logging
             self._writer = LogWriter(_log_stream(self.twistd), logging.log_format, logging.log_level)
             parent.setComponent(ILogObserver, self._writer)
+            if isinstance(self.site.observer, ConnectionLog):
+                self.site.observer.writer = self._writer
         super().setServiceParent(IServiceCollection(parent, parent))
 
     def startService(self) -> None:
@@ -307,6 +309,7 @@ class Server(MultiService):
     def _settle(self) -> None:
         """Everything is there, and the loop about to run."""
         gc.collect()
+        gc.set_threshold(10_000)  # the default, 700 objects, is reached with every few connections
         gc.freeze()  # what has been loaded stays: no full collection need look at its 100,000 objects again
         _log.info("ready")
         if self._writer is not None:

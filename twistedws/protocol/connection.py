@@ -560,9 +560,11 @@ class SiteFactory(ServerFactory):
         """Name what is spoken over TLS (ALPN): without an answer Twisted ends the handshake of a client that asks, as browsers do."""
         return [b"http/1.1"]
 
-    def buildProtocol(self, addr: IAddress | None) -> ServerProtocol:  # noqa: ARG002 - Twisted's signature
+    def buildProtocol(self, addr: IAddress | None) -> ServerProtocol:
         """A connection was accepted."""
         self._accepted()
         protocol = self.protocol(self.site)
         protocol.factory = self
+        if protocol._opening is not None:  # noqa: SLF001 - its own
+            protocol._opening.address = addr  # noqa: SLF001
         return protocol

@@ -17,8 +17,9 @@ from inspect import isawaitable
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import ISSLTransport
+from twisted.internet.interfaces import IAddress, ISSLTransport
 from twisted.logger import Logger
+from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 
 from twistedws.errors import Cause, Refused
@@ -81,7 +82,7 @@ class Opening:
         refusal: Why there was no session: the cause, None if the peer never asked for one; the status answered, if any; a few words.
     """
 
-    __slots__ = ("_connection", "_decision", "_early", "_parser", "_session", "peer", "refusal")
+    __slots__ = ("_connection", "_decision", "_early", "_parser", "_session", "address", "peer", "refusal")
 
     def __init__(self, connection: Connection) -> None:
         handshake = connection.site.handshake
@@ -91,6 +92,7 @@ class Opening:
         self._decision: Deferred[None] | None = None
         self._early = b""  # what came behind the head while the application decides
         self.peer: str | None = None
+        self.address: IAddress | None = None  # that the factory was told
         self.refusal: tuple[Cause | None, int | None, str] | None = None
 
     # What the connection calls
@@ -158,7 +160,9 @@ class Opening:
     def _enter(self) -> bool:
         """Count the connection by its address, now known also behind a PROXY protocol; refuse it if it is one too many."""
         connection = self._connection
-        peer = connection.transport.getPeer()
+        transport, peer = connection.transport, self.address
+        if peer is None or isinstance(transport, ProtocolWrapper):  # behind a PROXY protocol it is another's by now
+            peer = transport.getPeer()
         self.peer, address = address_text(peer), host_of(peer)
         if connection.enter(address) > connection.site.limits.max_connections_per_address > 0 and address:
             self._refuse(429, "too many connections from this address", "max-connections-per-address", [("Retry-After", RETRY_AFTER)])
