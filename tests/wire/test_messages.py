@@ -105,6 +105,19 @@ class Messages(SynchronousTestCase):
             self.assertEqual(session.messages_in, before)
             self.assertEqual(server.protocol._unread, b"")
 
+    def test_much_is_thrown_away_after_a_failure(self) -> None:
+        """After a failure reading goes on, however much comes at once: a reset over unread bytes could overtake our close frame."""
+        world = World()
+        world.raw(request())
+        server = world.links[0].server
+        server.protocol.dataReceived(b"\x81\x01x")  # unmasked
+        for _ in range(3):
+            server.protocol.dataReceived(masked(0x81, b"x") * 30_000)
+            self.assertTrue(server.reading)
+        world.clock.advance(0)
+        self.assertTrue(server.reading)
+        self.assertEqual(server.protocol._unread, b"")
+
     def test_compression_is_off_by_default(self) -> None:
         """An offer of permessage-deflate is passed over unless compression is on."""
         world = World()

@@ -138,6 +138,8 @@ class ServerProtocol(MessageAssembly):
 
         Else one peer keeps the loop: libuv reads a socket up to 32 times in a turn (stream.c:uv__read), uvloop up to 250 KiB each time.
         """
+        if not (self.listening or self._stage is _Stage.OPENING):
+            return data  # it is thrown away, and reading must go on; see ``_finish``
         if self._unread:  # TLS may bring more though reading is paused
             self._unread += data
             return b""

@@ -49,7 +49,7 @@ class Corked(Protocol):
 class Turn:
     """The connections for which something was sent in this turn of the loop, outside of any read of theirs.
 
-    One callback writes for all of them, so that what a task sends piece by piece leaves in one write (RFC 6455 does not care, TCP does).
+    One callback writes for all of them, so that what a task sends piece by piece leaves in one write, and one packet.
 
     Args:
         call_soon: asyncio's.
