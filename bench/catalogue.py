@@ -96,6 +96,7 @@ def ours(checkout: Checkout) -> list[Server]:
     return [
         row("ours-handler", "twistedws, handler class", "ours:Echo", "all defaults", ALL),
         row("ours-coroutine", "twistedws, coroutine", "ours:echo", "all defaults", WITHOUT_FANOUT),
+        row("ours-asgi", "twistedws, ASGI", "asgi_app:app", "all defaults", WITHOUT_FANOUT),
         row(
             "ours-compiled",
             "twistedws, handler class, compiled hot path (prototype)",

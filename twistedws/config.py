@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import ipaddress
 import re
 import sys
 import textwrap
@@ -20,7 +21,7 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from twistedws.errors import ConfigurationError
 
@@ -33,7 +34,7 @@ PREFIX = "TWISTEDWS_"
 # Names the file, so it can be no setting: the caller has acted on it before it calls `resolve`.
 FILE_VARIABLE = "TWISTEDWS_CONFIG"
 
-Kind = Literal["integer", "size", "number", "duration", "text", "choice"]
+Kind = Literal["integer", "size", "number", "duration", "switch", "text", "choice"]
 T = TypeVar("T")
 
 
@@ -62,6 +63,7 @@ _NOUNS = {
     "number": ("a number", ""),
     "duration": ("a number of seconds", " (also as 500ms, 20s, 2m, 1h)"),
 }
+_SWITCH = {"on": True, "true": True, "yes": True, "1": True, "off": False, "false": False, "no": False, "0": False}
 _UNITS = {"": "", "s": ", in seconds", "bytes": ", in bytes", "1/s": ", per second"}
 
 # No control character, so that a value fits on the one line of a message and of a log, and no NUL ends in a system
@@ -70,6 +72,7 @@ _text = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]+").fullmatch
 _word = re.compile(r"[^\s\x00-\x1f\x7f\ud800-\udfff]+").fullmatch
 _token = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch  # RFC 9110 section 5.6.2
 _endpoint = re.compile(r"[A-Za-z][A-Za-z0-9_-]*:[^\x00-\x1f\x7f\ud800-\udfff]*").fullmatch
+_path = re.compile(r"(?:/[^\s\x00-\x1f\x7f\ud800-\udfff?#]*(?<!/))?").fullmatch
 _ORIGIN = re.compile(
     r"null|\*|[A-Za-z][A-Za-z0-9+.-]*://"  # RFC 3986 section 3.1
     r"(?:(?:\*\.)?[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?"
@@ -80,6 +83,17 @@ def _origin(text: str) -> bool:
     """Whether a text has the shape of an origin (RFC 6454 section 6.2); what it matches is not decided here."""
     found = _ORIGIN.fullmatch(text)
     return found is not None and int(found["port"] or 0) <= 65535
+
+
+def _proxy(text: str) -> bool:
+    """Whether a text names proxies. Strict: 10.0.0.1/8 is a slip, and which one cannot be told."""
+    if text in ("unix", "*"):
+        return True
+    try:
+        # A zone would be read and then compared with nothing: whoever writes one relies on it.
+        return "%" not in text and bool(ipaddress.ip_network(text))
+    except ValueError:
+        return False
 
 
 def _number(value: object) -> float | None:
@@ -118,6 +132,11 @@ def _size(value: object) -> int | None:
     return int(found[1]) * _BYTES[found[2]] if found[2] in _BYTES else None
 
 
+def _switch(value: object) -> bool | None:
+    """Whether something is on: a truth value, or a text of one. The file's 1 and 0 are numbers, and rather a slip."""
+    return _SWITCH.get(value.lower()) if isinstance(value, str) else value if isinstance(value, bool) else None
+
+
 def _string(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
@@ -127,6 +146,7 @@ _READERS: dict[Kind, Callable[[object], Any]] = {
     "size": _size,
     "number": _number,
     "duration": _duration,
+    "switch": _switch,
     "text": _string,
     "choice": _string,
 }
@@ -238,6 +258,22 @@ class Handshake:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Proxying:
+    """Which proxies stand in front, and what is believed of them."""
+
+    trusted_proxies: tuple[str, ...] = setting(
+        (),
+        "Proxy whose forwarding headers are believed",
+        check=_proxy,
+        accepted="an address, a network such as 10.0.0.0/8, unix or *",
+    )
+    proxy_headers: Literal["x-forwarded", "forwarded"] = setting(
+        "x-forwarded",
+        "Which headers these proxies set: X-Forwarded-For and X-Forwarded-Proto, or Forwarded (RFC 7239); the others are never looked at",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What peers may use of us."""
 
@@ -254,9 +290,26 @@ class Limits:
     control_frame_rate: float = setting(50.0, "Pings and pongs that a session may send", unit="1/s", zero="no limit")
     inbox_size: int = setting(
         65536,
-        "What may wait for a coroutine before its session is read no further",
+        "What may wait for a coroutine or an ASGI application before its session is read no further",
         unit="bytes",
         zero="no limit",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Http:
+    """What HTTP requests may use of us."""
+
+    max_body_size: int = setting(64 * 2**20, "Largest body of an HTTP request", unit="bytes", zero="no limit")
+    body_timeout: float = setting(
+        30.0, "Time in which the next 64 KiB of a request body, or its end, must come", unit="s", zero="no deadline"
+    )
+    http_idle_timeout: float = setting(
+        75.0,
+        "Time that a connection may wait for its next HTTP request",
+        unit="s",
+        zero="no deadline",
+        because="it should be longer than a load balancer's own, which is 60 s on AWS",
     )
 
 
@@ -327,9 +380,21 @@ class Hosting:
     app_kind: Literal["auto", "handler", "coroutine", "asgi", "wsgi"] = setting(
         "auto", "What the application is; auto tells it by its signature"
     )
-    application_close_timeout: float = setting(
-        10.0, "Time that a coroutine may run on after its connection is gone", unit="s", zero="no deadline"
+    factory: bool = setting(False, "Whether APP is a function that returns the application")
+    root_path: str = setting(
+        "",
+        "Path below which a proxy serves the application, and which it strips (ASGI root_path)",
+        check=_path,
+        accepted="nothing, or a path that begins with / and does not end with it, such as /chat, without spaces, ? and #",
     )
+    lifespan: Literal["auto", "on", "off"] = setting(
+        "auto", "Whether the ASGI application is told of start and stop; auto goes on without if it does not know how"
+    )
+    application_close_timeout: float = setting(
+        10.0, "Time that a coroutine or an ASGI application may run on after its connection is gone", unit="s", zero="no deadline"
+    )
+    reload: bool = setting(False, "Whether to start anew when a Python file changes, for development")
+    reload_dir: tuple[str, ...] = setting((), "Directory to watch with --reload, instead of --app-dir", accepted="a directory")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -338,7 +403,9 @@ class Configuration:
 
     listening: Listening = field(default_factory=Listening)
     handshake: Handshake = field(default_factory=Handshake)
+    proxying: Proxying = field(default_factory=Proxying)
     limits: Limits = field(default_factory=Limits)
+    http: Http = field(default_factory=Http)
     output: Output = field(default_factory=Output)
     keepalive: Keepalive = field(default_factory=Keepalive)
     shutdown: Shutdown = field(default_factory=Shutdown)
@@ -405,6 +472,15 @@ class Setting:
         """The command line's name of it as it is written there: ``--ping-interval``; ``APP`` for an argument."""
         return self.option.upper() if self.positional else f"--{self.option}"
 
+    @property
+    def shown_default(self) -> str:
+        """The default as a person writes it: ``1MiB``, ``20``, ``false``; ``none`` for an empty one."""
+        if isinstance(self.default, bool):
+            return _toml(self.default)
+        if isinstance(self.default, (str, tuple)):
+            return str(self.default or "none")
+        return _plain(cast("float", self.default), self.kind)
+
     def read(self, value: object, name: str) -> object:
         """The value of the setting that a user's value means.
 
@@ -434,6 +510,8 @@ class Setting:
             return bool(self.check(value))
         if self.kind == "choice":
             return value in self.choices
+        if self.kind == "switch":
+            return True
         # nan is in no interval, so it needs no case of its own
         return bool(self.minimum <= value <= self.maximum or (self.zero and value == 0))
 
@@ -442,6 +520,8 @@ def _kind(annotation: object, unit: str) -> Kind:
     """How values of a field are read, by its annotation and unit."""
     if typing.get_origin(annotation) is Literal:
         return "choice"
+    if annotation is bool:
+        return "switch"
     if annotation is int:
         return "size" if unit == "bytes" else "integer"
     if annotation is float:
@@ -455,6 +535,8 @@ def _phrase(kind: Kind, rules: _Rules, choices: tuple[str, ...], bounds: tuple[f
         return " or ".join(choices) if len(choices) == 2 else "one of " + ", ".join(choices)
     if kind == "text":
         return rules.accepted
+    if kind == "switch":
+        return "true or false (also on, off, yes, no, 1, 0)"
     noun, also = _NOUNS[kind]
     low, high = (_plain(bound, kind) for bound in bounds)
     zero = "0, or " if rules.zero else ""
@@ -555,8 +637,8 @@ def resolve(
     A value that another overrides is validated all the same: a wrong file is wrong whoever overrides it.
 
     Args:
-        command_line: By `Setting.option`, a text, or for repeatable settings a list of texts. Only what was
-            given.
+        command_line: By `Setting.option`, a text, for repeatable settings a list of texts, for a switch True.
+            Only what was given.
         environment: The process's, whole: names that do not begin with ``TWISTEDWS_`` are passed over. Repeatable
             settings are split at white space.
         file_text: The TOML file; None where there is none.
@@ -661,6 +743,8 @@ def _toml(value: object) -> str:
     """A setting's value as TOML writes it."""
     if isinstance(value, tuple):
         return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, (int, float)):
         return _plain(value)
     return '"' + str(value).replace("\\", r"\\").replace('"', r"\"") + '"'
@@ -704,7 +788,6 @@ def table() -> str:
 
 
 def _row(each: Setting) -> str:
-    default: Any = each.default
-    shown = "none" if each.repeatable else f"`{default if isinstance(default, str) else _plain(default, each.kind)}`"
+    shown = f"`{each.shown_default}`" if each.default not in ((), "") else each.shown_default
     accepted, meaning = (re.sub(r"([|*_`\[\]<>])", r"\\\1", text) for text in (each.accepted, each.help))
     return f"| `{each.written}` | `{each.variable}` | {shown} | {accepted} | {meaning} |\n"

@@ -126,7 +126,7 @@ class Drain:
             _log.warn("aborting {sessions} sessions: the graceful timeout is over", sessions=len(self._registry))
         for session in self._registry:
             session.abort(Cause.DRAIN, By.SERVER)
-        self._registry.shut_idle()
+        self._registry.shut_idle(at_once=True)
         self._clock.callLater(STEP, self._finish)  # the transports' farewells come in the turns between
 
     def _finish(self) -> None:

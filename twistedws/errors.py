@@ -27,6 +27,7 @@ class Cause(str, enum.Enum):
     TOO_BIG = "too_big"  # a message over the size or frame-count limit
     RATE_LIMIT = "rate_limit"  # more messages or control frames than allowed
     HANDSHAKE_TIMEOUT = "handshake_timeout"  # the request head, or its answer, took too long
+    REQUEST_TIMEOUT = "request_timeout"  # the body of an HTTP request took too long
     HANDSHAKE_REFUSED = "handshake_refused"  # a bad request, a limit, a foreign origin, or the application said no
     APPLICATION = "application"  # the application closed the session
     APPLICATION_ERROR = "application_error"  # the application raised
@@ -91,23 +92,31 @@ class ListenError(TwistedWSError):
     """An endpoint could not be listened on. It is the machine's state, not the configuration, that is at fault."""
 
 
+class StartupError(TwistedWSError):
+    """The application says that it cannot start."""
+
+
 class Refused(TwistedWSError):  # noqa: N818 - an answer, not a fault
     """Raised by an application to answer an opening handshake with something other than 101.
 
     Args:
-        status: An HTTP status from 300 to 599.
+        status: An HTTP status from 200 to 599; 101 is what was asked for, and no other is a session.
         headers: Pairs of header name and value, of tokens and visible ASCII.
         body: The response's body; str is sent as UTF-8 text/plain unless a Content-Type is among the headers.
 
     Raises:
-        ValueError: The status is no integer from 300 to 599.
+        ValueError: The status is no integer from 200 to 599.
     """
 
     def __init__(self, status: int = 403, headers: Iterable[tuple[str, str]] = (), body: bytes | str = b"") -> None:
-        if not isinstance(status, int) or not 300 <= status <= 599:
-            raise ValueError(f"status: {status!r}: a handshake is refused with a status from 300 to 599")
+        if not isinstance(status, int) or not 200 <= status <= 599:
+            raise ValueError(f"status: {status!r}: a handshake is refused with a status from 200 to 599")
         self.status, self.headers, self.body = status, tuple(headers), body
         super().__init__(f"{status}")
+
+
+class Disconnected(TwistedWSError, OSError):  # noqa: N818 - ASGI's word
+    """An ASGI application sends to a peer that has gone; an ``OSError``, as the specification asks (WWW 2.4)."""
 
 
 class Closed(TwistedWSError):  # noqa: N818 - named like the event that it reports

@@ -59,6 +59,7 @@ _name_to_send = re.compile(_TOKEN).fullmatch
 _value_to_send = re.compile(r"[\t -~\x80-\xff]*").fullmatch  # RFC 9110 section 5.5
 
 _HEAD_BYTES = bytes(byte for byte in range(256) if byte in b"\t\r\n" or 0x20 <= byte != 0x7F)
+_VALUE_BYTES = bytes(byte for byte in _HEAD_BYTES if byte not in b"\r\n")
 _OWS = b" \t"
 
 # Sessions keep their requests, so names that most of them share exist once. A lookup costs what lower() does.
@@ -339,6 +340,37 @@ def wants_upgrade(request: Request) -> bool:
         if name == b"upgrade" and (value == b"websocket" or b"websocket" in _list([value])):
             return True
     return False
+
+
+def connection_tokens(request: Request) -> list[bytes]:
+    """Return what the Connection fields name, in lower case (RFC 9110 section 7.6.1)."""
+    return _list([value for name, value in request.headers if name == b"connection"])
+
+
+def check_header(name: bytes, value: bytes) -> None:
+    """Make sure that a header of an application's is one line (RFC 9110 sections 5.1 and 5.5).
+
+    Raises:
+        ValueError: It cannot be sent.
+    """
+    if not _token(name):
+        raise ValueError(f"header name {name!r}: must be letters, digits and !#$%&'*+-.^_`|~")
+    if value.translate(None, _VALUE_BYTES):
+        raise ValueError(f"header {name.decode()}: its value may hold no control characters")
+
+
+def requested_subprotocols(request: Request) -> tuple[str, ...]:
+    """Return the subprotocols that a valid opening handshake asks for, the one that the client likes best first."""
+    return _check_subprotocols([value for name, value in request.headers if name == b"sec-websocket-protocol"])
+
+
+def check_accept_headers(headers: Iterable[tuple[str, str]]) -> None:
+    """Make sure that headers can stand in the answer that accepts a handshake.
+
+    Raises:
+        ValueError: One cannot be sent, or is the handshake's own.
+    """
+    _header_lines(headers, _OWNED_BY_101)
 
 
 def check_upgrade(request: Request) -> Upgrade:

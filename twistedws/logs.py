@@ -24,6 +24,7 @@ from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, formatEvent
 from zope.interface import implementer
 
 from twistedws.errors import Cause, TwistedWSError
+from twistedws.handshake import Request
 from twistedws.limits import TokenBucket
 from twistedws.session import Session
 
@@ -231,6 +232,18 @@ class ConnectionLog:
         _log.info(
             "refused peer={peer} status={status} cause={cause}: {text}",
             peer=peer, status=status, cause=cause.value if cause else None, text=why, limit=f"refused {status}",
+        )  # fmt: skip
+
+    def answered(self, peer: str, request: Request, status: int, octets: int, duration: float, cause: Cause | None) -> None:
+        """A plain request was answered, or was not, for a cause."""
+        if not self._writes_info:
+            return
+        text = f"answered peer={peer} method={request.method} path={request.target} status={status} octets={octets} seconds={duration:.3f}"
+        if cause is not None:
+            text += f" cause={cause.value}"
+        _log.info(
+            "{log_text}", log_text=text, peer=peer, method=request.method, path=request.target, status=status, octets=octets,
+            seconds=round(duration, 3), cause=cause.value if cause else None,
         )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ class Metrics:
         opened: Sessions opened.
         closed: Sessions ended, by cause.
         refused: Connections that never became a session, by cause.
+        answered: Plain requests answered, by the first digit of the status; 0 for those whose connection ended before.
         messages_in: Messages received on sessions that have ended; so are the next three.
         messages_out: Messages sent.
         octets_in: Bytes of their payloads, received.
@@ -26,6 +27,7 @@ class Metrics:
     opened: int = 0
     closed: Counter[Cause] = field(default_factory=Counter)
     refused: Counter[Cause] = field(default_factory=Counter)
+    answered: Counter[int] = field(default_factory=Counter)
     messages_in: int = 0
     messages_out: int = 0
     octets_in: int = 0

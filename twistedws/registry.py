@@ -11,8 +11,8 @@ from twistedws.session import Session
 class Connection(Protocol):
     """A connection as the registry knows it: from accept to its end, session or not."""
 
-    def shut(self) -> None:
-        """End it, if it is no session: there will be none."""
+    def shut(self, *, at_once: bool) -> None:
+        """End it, if it is no session: there will be none. One that answers a request may do so, unless it is to end at once."""
 
 
 class Registry:
@@ -50,10 +50,10 @@ class Registry:
         """A connection has gone."""
         self._connections.discard(connection)
 
-    def shut_idle(self) -> None:
-        """End all connections that are no sessions (yet)."""
+    def shut_idle(self, *, at_once: bool = False) -> None:
+        """End all connections that are no sessions (yet); those that answer a request when they have done so, or at once."""
         for connection in tuple(self._connections):
-            connection.shut()
+            connection.shut(at_once=at_once)
 
     def enter(self, address: str) -> int:
         """Count a connection from an address and return how many there are from it now."""

@@ -23,6 +23,7 @@ import msgspec
 from twisted.logger import Logger
 
 from twistedws.errors import By, Cause, Close
+from twistedws.exchange import Answerer, Endpoints
 from twistedws.frames import BINARY, TEXT, cut, frame, is_close_code
 from twistedws.handshake import Request
 
@@ -126,6 +127,9 @@ class Wire(Protocol):
     def buffered(self) -> int:
         """Return the bytes written that the operating system has not taken yet."""
 
+    def endpoints(self) -> Endpoints:
+        """Return both ends of the connection, while the session is connecting."""
+
 
 @dataclass(frozen=True, slots=True)
 class Application:
@@ -139,6 +143,9 @@ class Application:
         subprotocols: What the application speaks; a client's first choice among them is taken.
         page: An HTML document that answers ``GET /``.
         busy: Counts what still runs for sessions, those that have ended too; a shutdown waits for it.
+        answerer: Answers requests that are no upgrades; None where they are told to be ones.
+        startup: Called before connections are accepted; what it awaits is waited for. It may raise ``StartupError``.
+        shutdown: Called when all connections have gone.
     """
 
     build: Callable[[Session], Handler]
@@ -147,6 +154,9 @@ class Application:
     subprotocols: tuple[str, ...] = ()
     page: bytes | None = None
     busy: Callable[[], int] = lambda: 0
+    answerer: Answerer | None = None
+    startup: Callable[[], Awaitable[None]] | None = None
+    shutdown: Callable[[], Awaitable[None]] | None = None
 
     def __call__(self, session: Session) -> Handler:
         """Return the handler of a session."""

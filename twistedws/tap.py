@@ -29,7 +29,7 @@ from twisted.python.components import Componentized
 
 from twistedws import config
 from twistedws.drain import Drain
-from twistedws.errors import ConfigurationError, ListenError
+from twistedws.errors import ConfigurationError, ListenError, StartupError
 from twistedws.gateway.loader import load
 from twistedws.keepalive import KeepaliveService
 from twistedws.listening import ListeningService, endpoints, most_connections, raise_descriptor_limit
@@ -37,6 +37,7 @@ from twistedws.logs import AppendedFile, ConnectionLog, LogWriter
 from twistedws.metrics import Metrics
 from twistedws.origin import OriginPolicy
 from twistedws.protocol import Site, SiteFactory, Turn
+from twistedws.proxy import TrustedProxies
 from twistedws.registry import Registry
 
 _log = Logger()
@@ -96,10 +97,25 @@ class Options(usage.Options):
         )
         if self["show-config"]:
             _stop(self.resolved.show().rstrip(), 0, sys.stdout)
+        if self.resolved.configuration.hosting.reload and not self["check-config"]:
+            self._watch()
         reactor = install_reactor()
         if self["check-config"]:
             compose(self.resolved.configuration, reactor)
             _stop("twistedws: the configuration is right", 0, sys.stdout)
+
+    def _watch(self) -> None:
+        """With ``--reload``: go on if this is the child, which serves; the watcher never does."""
+        from twistedws import reload  # others need neither it nor the package that it needs
+
+        if reload.watched(os.environ):
+            return
+        if self.parent is not None and not self.parent.get("nodaemon", True):
+            raise ConfigurationError("--reload", None, "a daemon cannot reload: start with twistd -n")
+        settings = self.resolved.configuration
+        # orig_argv, not argv: it has `-m twisted` and the interpreter's own options too
+        command = [sys.executable, *sys.orig_argv[1:]]
+        raise SystemExit(reload.watch(settings.hosting, settings.shutdown, command, os.environ))
 
     def opt_version(self) -> NoReturn:
         """Print the version and exit."""
@@ -122,9 +138,8 @@ class Options(usage.Options):
             if each.section != section:
                 section = each.section
                 lines += ["", f"{section.capitalize()}:"]
-            lines += _help_entry(
-                f"--{each.option}=" if not each.positional else "APP", f"{each.help}{_choices(each)} [{_default(each)}]", wide
-            )
+            name = each.written + ("" if each.positional or each.kind == "switch" else "=")
+            lines += _help_entry(name, f"{each.help}{_choices(each)} [{each.shown_default}]", wide)
         lines += ["", "Other:"]
         for name, text in [*own, ("--version", "Print the version and exit."), ("--help", "Show this text and exit.")]:
             lines += _help_entry(name, text, wide)
@@ -132,13 +147,17 @@ class Options(usage.Options):
 
 
 def _add_option(setting: config.Setting) -> None:
-    """Give ``Options`` the method by which Twisted knows of an option."""
+    """Give ``Options`` the method by which Twisted knows of an option: of a flag, if it takes no argument."""
 
     def take(self: Options, value: str) -> None:
         self.take(setting.option, value)
 
-    take.__doc__ = setting.help
-    setattr(Options, f"opt_{setting.name}", take)
+    def switch_on(self: Options) -> None:
+        self.given[setting.option] = True
+
+    method = switch_on if setting.kind == "switch" else take
+    method.__doc__ = setting.help
+    setattr(Options, f"opt_{setting.name}", method)
 
 
 for _each in config.SETTINGS:
@@ -181,7 +200,7 @@ def install_reactor() -> Any:
     return reactor
 
 
-def asyncio_loop(reactor: object) -> Any | None:
+def asyncio_loop(reactor: object) -> Any:
     """Return the asyncio loop below the reactor; None if it has none."""
     return getattr(reactor, "_asyncioEventloop", None)
 
@@ -199,7 +218,11 @@ def compose(settings: config.Configuration, reactor: Any) -> Server:
         origins = OriginPolicy(settings.handshake.origin)
     except ValueError as error:
         raise ConfigurationError("origin", None, str(error)) from error
-    application = load(settings.hosting, inbox_size=settings.limits.inbox_size, has_asyncio=loop is not None)
+    try:
+        proxies = TrustedProxies(settings.proxying.trusted_proxies, settings.proxying.proxy_headers)
+    except ValueError as error:
+        raise ConfigurationError("trusted-proxies", None, str(error)) from error
+    application = load(settings.hosting, limits=settings.limits, output=settings.output, http=settings.http, has_asyncio=loop is not None)
     keepalive = KeepaliveService(settings.keepalive, settings.output.write_stall_timeout, clock)
     site = Site(
         application=application,
@@ -214,6 +237,8 @@ def compose(settings: config.Configuration, reactor: Any) -> Server:
         observer=ConnectionLog(settings.logging.log_level),
         clock=clock,
         start=_starter(loop),
+        proxies=proxies,
+        http=settings.http,
         turn=Turn(loop.call_soon) if loop is not None else None,
         most_connections=most_connections(settings.limits.max_connections, raise_descriptor_limit()),
     )
@@ -252,6 +277,7 @@ class Server(MultiService):
         self.site, self.listening = site, listening
         self._settings, self._reactor = settings, reactor
         self._drain: Drain | None = None
+        self._stop_asked = False
         self._writer: LogWriter | None = None
         site.keepalive.setServiceParent(self)
 
@@ -273,10 +299,13 @@ class Server(MultiService):
             "serving {app}: at most {most} connections, with {limit} descriptors",
             app=self.site.application.name, most=self.site.most_connections or "any number of", limit=limit,
         )  # fmt: skip
+        self._start_application()
         try:
             self.listening.startService()
         except ListenError as error:
-            self._cannot_serve(error)
+            if self.site.application.shutdown is not None:
+                asyncio_loop(self._reactor).run_until_complete(self.site.application.shutdown())
+            self._cannot_serve(f"cannot listen on {error}", error)
         core = cast("IReactorCore", self._reactor)
         core.addSystemEventTrigger("after", "startup", self._take_signals)
         core.addSystemEventTrigger("after", "startup", self._settle)
@@ -289,6 +318,8 @@ class Server(MultiService):
             stopped = self.listening.stopService()
             yield drain.start()
             yield stopped
+            if self.site.application.shutdown is not None:
+                yield self.site.start(self.site.application.shutdown())
         finally:
             if self._writer is not None:
                 self._writer.defer(None)
@@ -298,6 +329,18 @@ class Server(MultiService):
             causes=", ".join(f"{cause.value} {count}" for cause, count in metrics.closed.most_common()) or "none ended",
         )  # fmt: skip
         yield super().stopService()
+
+    def _start_application(self) -> None:
+        """Let the application start, before anybody can connect: its loop runs for that, and the reactor not yet."""
+        startup = self.site.application.startup
+        if startup is None:
+            return
+        try:
+            asyncio_loop(self._reactor).run_until_complete(startup())
+        except StartupError as error:
+            self._cannot_serve(f"the application did not start: {error}", error)
+        except KeyboardInterrupt:
+            self._cannot_serve("interrupted while the application started", StartupError("interrupted"))
 
     def _take_signals(self) -> None:
         """Our own handlers: with Twisted's, SIGTERM ends in status 143, and a second one in a traceback."""
@@ -325,18 +368,21 @@ class Server(MultiService):
     def _stop_or_hurry(self, number: int) -> None:
         if self._drain is not None:
             self._drain.hurry()
+        elif self._stop_asked:  # the drain begins with the end of this turn; the reactor cannot be stopped twice
+            self._reactor.callLater(0, self._stop_or_hurry, number)
         else:
+            self._stop_asked = True
             _log.info("received {signal}", signal=signal.Signals(number).name)
             self._reactor.stop()
 
-    def _cannot_serve(self, error: ListenError) -> NoReturn:
+    def _cannot_serve(self, text: str, error: Exception) -> NoReturn:
         """End the start. A daemon's parent waits for an exception to report; else one line and the status are better."""
         if self.twistd.get("statusPipe") is not None:
             raise error
         pidfile = self.twistd.get("pidfile")
         if pidfile:
             Path(pidfile).unlink(missing_ok=True)
-        _stop(f"twistedws: cannot listen on {error}", EXIT_CANNOT_SERVE)
+        _stop(f"twistedws: {text}", EXIT_CANNOT_SERVE)
 
 
 def _log_stream(twistd: Any) -> TextIO | AppendedFile:
@@ -357,13 +403,6 @@ def _read(name: str) -> str:
 
 def _choices(setting: config.Setting) -> str:
     return f" One of {', '.join(setting.choices)}." if setting.choices else ""
-
-
-def _default(setting: config.Setting) -> str:
-    value = setting.default
-    if isinstance(value, tuple):
-        return "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _help_entry(name: str, text: str, width: int) -> list[str]:

@@ -27,6 +27,7 @@ from twistedws.keepalive import TICK, KeepaliveService
 from twistedws.metrics import Metrics
 from twistedws.origin import OriginPolicy
 from twistedws.protocol import Site, SiteFactory
+from twistedws.proxy import TrustedProxies
 from twistedws.registry import Registry
 from twistedws.session import Application, Handler, Session
 
@@ -319,6 +320,8 @@ class World:
                 observer=self.ledger,
                 clock=self.clock,
                 start=_start,
+                proxies=TrustedProxies(configuration.proxying.trusted_proxies, configuration.proxying.proxy_headers),
+                http=configuration.http,
                 most_connections=most_connections,
             )
         )

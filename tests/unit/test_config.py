@@ -91,7 +91,8 @@ class TestDeclarations:
         promised = """port interface endpoint ping-interval ping-timeout handshake-timeout close-timeout write-stall-timeout
             graceful-timeout drain-seconds max-message-size max-frames-per-message max-connections max-connections-per-address
             message-rate queue-size slow-consumer compression origin subprotocol backlog accept-rate log-level log-format app-dir
-            app-kind app"""
+            app-kind app trusted-proxies proxy-headers max-body-size body-timeout http-idle-timeout factory root-path lifespan reload
+            reload-dir"""
         assert set(promised.split()) <= {each.option for each in SETTINGS}
 
     def test_values_are_frozen(self) -> None:
@@ -152,6 +153,13 @@ ACCEPTED = [
     ("log_level", "critical", "critical"),
     ("app", "package.module:attribute", "package.module:attribute"),
     ("app_dir", "/srv/an app", "/srv/an app"),
+    ("trusted_proxies", ["unix", "*", "10.0.0.0/8", "::1", "fd00::/8"], ("unix", "*", "10.0.0.0/8", "::1", "fd00::/8")),
+    ("max_body_size", "0", 0),
+    ("http_idle_timeout", "2m", 120.0),
+    *[("factory", on, True) for on in (True, "on", "true", "YES", "1")],
+    *[("factory", off, False) for off in (False, "Off", "false", "no", "0")],
+    *[("root_path", path, path) for path in ("", "/chat", "/a/b.c", "/%C3%A9", "/é")],
+    ("reload_dir", ["src", "an app"], ("src", "an app")),
 ]
 
 REFUSED: list[tuple[str, object]] = [
@@ -176,6 +184,12 @@ REFUSED: list[tuple[str, object]] = [
     *[("compression", bad) for bad in ("", "On", "yes", "of", True, False, 1, ["on"], None)],
     *[("log_level", bad) for bad in ("warning", "INFO", "", 20)],
     *[("app", bad) for bad in ("", "a b", "a\nb", 1, True, ["echo"])],
+    *[("trusted_proxies", bad) for bad in ("", "localhost", "10.0.0.1/8", "10.0.0.0/33", "10.0.0", "1", "UNIX", "fe80::1%lo", "::1 ")],
+    *[("trusted_proxies", bad) for bad in (1, True, ["unix", ""], "10.0.0.0/8,::1", "*.1", "::1\n", "\uff11.1.1.1")],
+    *[("proxy_headers", bad) for bad in ("", "X-Forwarded", "both", True)],
+    *[("factory", bad) for bad in ("", "o", "yes ", "2", "enable", 1, 0, 1.0, None, [True], "\u0130")],
+    *[("root_path", bad) for bad in ("/", "chat", "/chat/", "/a b", "/a?b", "/a#b", "/a\n", "/a\x00", "/\udc80", "//", 1, True)],
+    *[("reload_dir", bad) for bad in ("", "a\x00b", 1, [["a"]])],
     *[("app_dir", bad) for bad in ("", "a\x00b", "a\nb", "a\udc80", 1)],
 ]  # fmt: skip
 
@@ -226,7 +240,7 @@ class TestValues:
         with pytest.raises(ConfigurationError, match=r"^--origin: .*scheme://host"):
             from_command_line(origin=[origin])
 
-    @pytest.mark.parametrize("name", ["compression", "slow_consumer", "log_level", "log_format", "app_kind"])
+    @pytest.mark.parametrize("name", ["compression", "slow_consumer", "log_level", "log_format", "app_kind", "proxy_headers", "lifespan"])
     def test_each_choice_is_accepted(self, name: str) -> None:
         """Each choice that is documented is accepted."""
         assert BY_NAME[name].choices
@@ -248,6 +262,12 @@ class TestValues:
         else:
             with pytest.raises(ConfigurationError):
                 each.read(0, "")
+
+    def test_switch_in_a_message(self) -> None:
+        """A switch that is neither on nor off names what it takes."""
+        with pytest.raises(ConfigurationError) as caught:
+            from_environment({"TWISTEDWS_RELOAD": "maybe"})
+        assert str(caught.value) == "TWISTEDWS_RELOAD: maybe: true or false (also on, off, yes, no, 1, 0)"
 
     def test_close_timeout_says_why(self) -> None:
         """The one deadline that cannot be switched off says so."""
@@ -442,6 +462,9 @@ class TestFile:
 
     def test_strings_with_units(self) -> None:
         """A quoted value may have a unit."""
+        assert from_file('factory = true\nreload = "on"').configuration.hosting == dataclasses.replace(
+            Configuration().hosting, factory=True, reload=True
+        )
         resolved = from_file('ping-interval = "2m"\nmax-message-size = "64KiB"\nport = "80"')
         assert (resolved.configuration.keepalive.ping_interval, resolved.configuration.limits.max_message_size) == (120.0, 65536)
         assert resolved.configuration.listening.port == 80
@@ -496,8 +519,12 @@ def _values(each: Setting) -> st.SearchStrategy[object]:
         entry = st.integers(int(each.minimum), int(each.maximum))
     elif each in NUMBERS:
         entry = st.floats(each.minimum, each.maximum)
+    elif each.kind == "switch":
+        entry = st.booleans()
     else:
-        entry = st.text(min_size=1).map(lambda text: ("tcp:" if each.name == "endpoint" else "") + text).filter(each.check)
+        # with a beginning that the check wants, else nearly every text would be thrown away
+        begin = {"endpoint": "tcp:", "root_path": "/a", "trusted_proxies": "::"}.get(each.name, "")
+        entry = st.text(min_size=1).map(lambda text: begin + text).filter(each.check)
     return st.lists(entry, max_size=3) if each.repeatable else entry
 
 
@@ -544,6 +571,7 @@ class TestDocumentation:
         defaults = {row[0].strip(" `"): row[2].strip() for row in rows}
         assert (defaults["--max-message-size"], defaults["--max-connections"]) == ("`1MiB`", "`0`")
         assert (defaults["--origin"], defaults["--compression"]) == ("none", "`off`")
+        assert (defaults["--factory"], defaults["--root-path"]) == ("`false`", "none")
 
     def test_sample_in_the_tree(self) -> None:
         """etc/twistedws.toml is the generated sample (else: python docs/generate.py)."""

@@ -43,7 +43,7 @@ class Peer(FakeWire):
         super().abort()
         self.stage.clock.callLater(0, self._gone)
 
-    def shut(self) -> None:
+    def shut(self, *, at_once: bool) -> None:
         self.shuts += 1
         if self.session not in set(self.stage.registry):
             self.stage.clock.callLater(0, self._gone)

@@ -11,6 +11,7 @@ import pytest
 from twistedws import config
 from twistedws.errors import ApplicationLoadError
 from twistedws.gateway.loader import load
+from twistedws.session import Application
 
 MODULE = """
 class Good:
@@ -58,6 +59,25 @@ number = 7
 """
 
 
+FACTORIES = """
+from loadable import Good
+
+def plain(): return Good
+def optional(debug=False, *arguments, **more): return Good
+class Maker:
+    def __init__(self): self.session = None
+    async def __call__(self, session): ...
+
+def takes(settings): return Good
+def keyword(*, settings): return Good
+def raises(): return 1 / 0
+def exits(): raise SystemExit("no\\nway")
+async def waits(): return Good
+def nothing(): ...
+number = 7
+"""
+
+
 @pytest.fixture(autouse=True)
 def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A directory of modules, forgotten afterwards."""
@@ -65,6 +85,7 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     before = set(sys.modules)
     for name, text in {
         "loadable": MODULE,
+        "factories": FACTORIES,
         "raises": "x = 1 / 0\n",
         "broken": "def (:\n",
         "exits": "raise SystemExit('no\\nway')\n",
@@ -76,9 +97,11 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         del sys.modules[name]
 
 
-def _load(app: str, directory: Path, kind: str = "auto", *, has_asyncio: bool = True) -> object:
-    hosting = config.resolve(command_line={"app": app, "app-dir": str(directory), "app-kind": kind}, environment={}).configuration.hosting
-    return load(hosting, inbox_size=100, has_asyncio=has_asyncio)
+def _load(app: str, directory: Path, kind: str = "auto", *, has_asyncio: bool = True, factory: bool = False) -> object:
+    line = {"app": app, "app-dir": str(directory), "app-kind": kind, "factory": factory}
+    hosting = config.resolve(command_line=line, environment={}).configuration.hosting
+    limits, output, http = config.Limits(inbox_size=100), config.Output(), config.Http()
+    return load(hosting, limits=limits, output=output, http=http, has_asyncio=has_asyncio)
 
 
 @pytest.mark.parametrize("name", ["Good", "make", "coroutine", "instance", "Good.inner", "Admits"])
@@ -121,9 +144,8 @@ def test_echo(modules: Path) -> None:
         ("loadable:two", "coroutine", "of one argument"),
         ("loadable:keyword", "auto", "is no application"),
         ("loadable:unsigned", "auto", "is a Unsigned, which is no application"),
-        ("loadable:asgi", "auto", "an ASGI application, which this version does not host"),
-        ("loadable:asgi_instance", "auto", "an ASGI application"),
-        ("loadable:Good", "asgi", "an ASGI application"),
+        ("loadable:Good", "asgi", "the class Good; an ASGI 3 application, called with scope, receive and send"),
+        ("loadable:number", "asgi", "is a int; an ASGI 3 application"),
         ("loadable:wsgi", "auto", "a WSGI application"),
         ("raises:app", "auto", "ZeroDivisionError: division by zero"),
         ("broken:app", "auto", "SyntaxError"),
@@ -149,13 +171,52 @@ def test_where_an_import_failed(modules: Path) -> None:
         _load("broken:app", modules)
 
 
+@pytest.mark.parametrize("name", ["plain", "optional", "Maker"])
+def test_factory(name: str, modules: Path) -> None:
+    """With ``--factory`` the target is called with no arguments, and what it returns is the application."""
+    application = _load(f"factories:{name}", modules, factory=True)
+    assert application.name == f"factories:{name}"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("number", "is a int; with --factory, a function that is called with no arguments"),
+        ("takes", "is a function; with --factory"),
+        ("keyword", "is a function; with --factory"),
+        ("raises", "calling it: ZeroDivisionError: division by zero ("),
+        ("exits", "calling it: SystemExit: no way"),
+        ("waits", "is a coroutine function"),
+        ("nothing", "is a NoneType, which is no application"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_what_is_no_factory(name: str, says: str, modules: Path) -> None:
+    """What cannot be called so, or fails, is refused in one line; a coroutine is not left unawaited."""
+    with pytest.raises(ApplicationLoadError) as caught:
+        _load(f"factories:{name}", modules, factory=True)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("asgi", "auto"), ("asgi_instance", "auto"), ("asgi", "asgi")])
+def test_asgi(modules: Path, name: str, kind: str) -> None:
+    """An ASGI 3 application, a function or an object, is told by its three arguments, and answers plain requests too."""
+    application = _load(f"loadable:{name}", modules, kind)
+    assert isinstance(application, Application)
+    assert application.admit is not None
+    assert application.answerer is not None
+    assert application.startup is not None
+    assert application.shutdown is not None
+
+
 def test_missing_directory(modules: Path) -> None:
     """A directory that is not there is named."""
     with pytest.raises(ApplicationLoadError, match=r"--app-dir.*no such directory"):
         _load("loadable:Good", modules / "nowhere")
 
 
-@pytest.mark.parametrize("name", ["coroutine", "instance", "Admits"])
+@pytest.mark.parametrize("name", ["coroutine", "instance", "Admits", "asgi"])
 def test_coroutines_need_a_loop(name: str, modules: Path) -> None:
     """On a reactor with no asyncio loop, what has coroutines is refused with the reason; a plain handler class is not."""
     with pytest.raises(ApplicationLoadError, match="asyncio loop"):

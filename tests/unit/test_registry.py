@@ -16,9 +16,11 @@ class FakeConnection:
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
         self.shuts = 0
+        self.at_once = False
 
-    def shut(self) -> None:
+    def shut(self, *, at_once: bool) -> None:
         self.shuts += 1
+        self.at_once = at_once
         self.registry.disconnected(self)
 
 
@@ -85,6 +87,16 @@ def test_connections_are_counted_and_shut() -> None:
     registry.shut_idle()
     assert [each.shuts for each in connections] == [0, 1, 1]
     assert registry.connections == 0
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_connections_are_told_how_much_time_there_is(at_once: bool) -> None:
+    """Whether an answer that is under way may still be given is passed on."""
+    registry = Registry()
+    connection = FakeConnection(registry)
+    registry.connected(connection)
+    registry.shut_idle(at_once=at_once)
+    assert connection.at_once == at_once
 
 
 def test_addresses_are_counted_apart() -> None:

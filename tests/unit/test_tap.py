@@ -83,9 +83,18 @@ def test_repeatable(reactor: Reactor) -> None:
     assert parse("--origin", "null", "--origin=https://a.b").resolved.configuration.handshake.origin == ("null", "https://a.b")
 
 
+def test_switches(reactor: Reactor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A switch is an option with no value, which goes before the environment; what follows it is APP."""
+    monkeypatch.setenv("TWISTEDWS_FACTORY", "off")
+    assert not parse("a.b:c").resolved.configuration.hosting.factory
+    hosting = parse("--factory", "a.b:c").resolved.configuration.hosting
+    assert (hosting.factory, hosting.app, hosting.reload) == (True, "a.b:c", False)
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [
+        (("--factory=on",), "option --factory must not have an argument"),
         (("--prot", "1"), "--prot: no such option; did you mean --port?"),
         (("--zzz",), "--zzz: no such option"),
         (("--port",), "requires argument"),
@@ -124,7 +133,8 @@ def test_help() -> None:
     """The help text names every setting with its default, and fits the width."""
     text = tap.Options().getUsage(100)
     for each in config.SETTINGS:
-        assert (f"--{each.option}=" if not each.positional else "APP") in text
+        assert (f"  {each.written}{'' if each.positional or each.kind == 'switch' else '='} ") in text
+    assert "--factory  " in text
     assert max(map(len, text.splitlines())) <= 100
 
 
@@ -205,6 +215,49 @@ def test_log_stream(tmp_path: Path) -> None:
     stream = tap._log_stream({"nodaemon": 1, "logfile": str(tmp_path / "x")})
     assert isinstance(stream, AppendedFile)
     assert stream.path == tmp_path / "x"
+
+
+def test_reload(reactor: Reactor, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """With ``--reload`` this process watches the same command line, and ends with its status; the child serves; a daemon is refused."""
+    from twistedws import reload
+
+    watches: list[tuple[Any, ...]] = []
+
+    def watch(*arguments: Any) -> int:
+        watches.append(arguments)
+        return 3
+
+    monkeypatch.setattr(reload, "watch", watch)
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-X", "dev", "twistd", "-n", "twistedws", "--reload"])
+    assert ends("--reload", "--app-dir=x", "--close-timeout=1") == 3
+    ((hosting, shutdown, command, _),) = watches
+    assert (hosting.app_dir, shutdown.close_timeout) == ("x", 1)
+    assert command == [sys.executable, "-X", "dev", "twistd", "-n", "twistedws", "--reload"]
+    assert ends("--reload", "--check-config") == 0
+    options = tap.Options()
+    options.parent = {"nodaemon": 0}  # type: ignore[assignment]
+    with pytest.raises(SystemExit) as caught:
+        options.parseOptions(["--reload"])
+    assert caught.value.code == 2
+    assert "--reload: a daemon cannot reload: start with twistd -n" in capfd.readouterr().err
+    monkeypatch.setattr(reload, "watched", lambda environment: True)
+    assert parse("--reload").resolved.configuration.hosting.reload
+    assert len(watches) == 1
+
+
+def test_two_signals_at_once(reactor: Reactor) -> None:
+    """A second signal before the drain has begun hurries it once it has: the reactor is not stopped twice."""
+    server = compose(reactor)
+    server.startService()
+    server._stop_or_hurry(signal.SIGTERM)
+    server._stop_or_hurry(signal.SIGINT)
+    assert reactor.stopped == 1
+    hurried: list[bool] = []
+    server.stopService()
+    assert server._drain is not None
+    server._drain.hurry = lambda: hurried.append(True)  # type: ignore[method-assign]
+    reactor.advance(0)
+    assert hurried == [True]
 
 
 def test_other_loggers_are_left_alone(reactor: Reactor) -> None:

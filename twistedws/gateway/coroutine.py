@@ -10,21 +10,13 @@ Laws of this module:
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, cast
-
-from twisted.logger import Logger
+from typing import Any
 
 from twistedws.errors import By, Cause, Close, Closed
+from twistedws.gateway.pump import MESSAGE_OVERHEAD, SHARE, Pump, Share, Tasks
 from twistedws.handshake import Request
-from twistedws.session import Application, Phase, Session
-
-_log = Logger()
-
-_MESSAGE_OVERHEAD = 64  # bytes that an empty message costs in the queue, so that a flood of them is bounded too
-
-SHARE = 65536  # bytes that an application's coroutines send, all together, before the loop has its turn again
+from twistedws.session import Application, Session
 
 Coroutine = Callable[["AsyncSession"], Awaitable[object]]
 
@@ -39,25 +31,12 @@ def coroutine_application(coroutine: Coroutine, name: str, *, inbox_size: int, c
         close_timeout: Seconds that the coroutine may run on after its connection is gone; 0 for any time.
         more: Further attributes of the ``Application``.
     """
-    tasks: set[asyncio.Task[None]] = set()
-    share = _Share()
+    tasks, share = Tasks(close_timeout), Share()
 
-    def build(session: Session) -> _Pump:
-        return _Pump(session, coroutine, tasks, share, inbox_size, close_timeout)
+    def build(session: Session) -> _CoroutinePump:
+        return _CoroutinePump(session, coroutine, tasks, share, inbox_size)
 
     return Application(build, name, busy=lambda: len(tasks), **more)
-
-
-class _Share:
-    """What an application's coroutines have sent since the loop had its turn.
-
-    ``send`` waits only for a peer that is slow. To peers that take everything a coroutine could send for ever, and keep the loop.
-    """
-
-    __slots__ = ("spent",)
-
-    def __init__(self) -> None:
-        self.spent = 0
 
 
 class AsyncSession:
@@ -68,7 +47,7 @@ class AsyncSession:
 
     __slots__ = ("_pump", "_session")
 
-    def __init__(self, session: Session, pump: _Pump) -> None:
+    def __init__(self, session: Session, pump: _CoroutinePump) -> None:
         self._session, self._pump = session, pump
 
     @property
@@ -139,7 +118,7 @@ class AsyncSession:
         if session.congested:
             await self._pump.writable_or_closed()
         share = self._pump.share
-        share.spent += _MESSAGE_OVERHEAD + (len(message) if type(message) is str or type(message) is bytes else 0)
+        share.spent += MESSAGE_OVERHEAD + (len(message) if type(message) is str or type(message) is bytes else 0)
         if share.spent > SHARE:
             share.spent = 0
             await asyncio.sleep(0)
@@ -185,123 +164,14 @@ class AsyncSession:
         return pump.take()
 
 
-class _Pump:
-    """The handler of one session: feeds its coroutine, and sees to the coroutine's end."""
+class _CoroutinePump(Pump):
+    """The handler of a coroutine's session."""
 
-    __slots__ = (
-        "_close_timeout", "_coroutine", "_gone", "_inbox_octets", "_inbox_size", "_loop", "_paused", "_proceed", "_reader", "_session",
-        "_task", "_tasks", "_writers", "inbox", "share",
-    )  # fmt: skip
+    __slots__ = ("_coroutine",)
 
-    def __init__(
-        self, session: Session, coroutine: Coroutine, tasks: set[asyncio.Task[None]], share: _Share, inbox_size: int, close_timeout: float
-    ) -> None:
-        self.share = share
-        self._session, self._coroutine, self._tasks = session, coroutine, tasks
-        self._inbox_size, self._close_timeout = inbox_size, close_timeout
-        self.inbox: deque[str | bytes] | None = None  # made for the first message: an empty one takes 600 bytes
-        self._inbox_octets = 0
-        self._paused = False
-        self._loop = asyncio.get_running_loop()
-        self._reader: asyncio.Future[None] | None = None
-        self._writers: list[asyncio.Future[None]] | None = None
-        self._gone: asyncio.Future[None] | None = None
-        self._proceed: Callable[[], None] | None = None
-        self._task: asyncio.Task[None] | None = None
-
-    # What the session calls
-
-    def opened(self, session: Session) -> None:
-        """Start the coroutine."""
-        self._task = self._loop.create_task(self._run(), name=f"session {session.id}")
-        self._tasks.add(self._task)  # also the reference that keeps it alive
-        self._task.add_done_callback(self._tasks.discard)
-
-    def received(self, session: Session, message: str | bytes) -> None:
-        """Queue a message; pause reading while too much is queued."""
-        if self._task is None:  # it has returned
-            return
-        if self.inbox is None:
-            self.inbox = deque()
-        self.inbox.append(message)
-        self._inbox_octets += len(message) + _MESSAGE_OVERHEAD
-        if self._inbox_octets > self._inbox_size > 0:
-            self._paused = True
-            session.pause()
-        reader = self._reader
-        if reader is not None:
-            self._reader = None
-            if not reader.done():
-                reader.set_result(None)
-
-    def writable(self, session: Session) -> None:  # noqa: ARG002 - the handler's signature
-        """Let those go on who wait to send."""
-        self._wake_writers()
-
-    def draining(self, session: Session, proceed: Callable[[], None]) -> None:  # noqa: ARG002
-        """Proceed once the coroutine asks for a message that is not there: all that came is answered."""
-        if self._task is None or (self._reader is not None and not self._reader.done() and not self.inbox):
-            proceed()
-        else:
-            self._proceed = proceed
-
-    def closed(self, session: Session, close: Close) -> None:  # noqa: ARG002
-        """Wake everybody; give the coroutine its grace."""
-        _wake(self._reader)
-        _wake(self._gone)
-        self._wake_writers()
-        if self._task is not None and self._close_timeout:
-            grace = self._loop.call_later(self._close_timeout, self._cancel)
-            self._task.add_done_callback(lambda _: grace.cancel())  # which would keep the session in memory
-
-    # What the AsyncSession calls
-
-    def message(self) -> asyncio.Future[None]:
-        """Return what fires once there is a message in ``inbox``, or the session has ended.
-
-        The message waits there, and does not come with the future: a task that is cancelled in the same turn would lose it.
-        """
-        if self._reader is not None and not self._reader.done():
-            raise RuntimeError("receive: another task is receiving from this session already")
-        session = self._session
-        if session.ending is not None and self._is_gone():
-            raise Closed(session.ending)
-        if self._proceed is not None:
-            proceed, self._proceed = self._proceed, None
-            proceed()
-        reader = self._reader = self._loop.create_future()
-        return reader
-
-    def take(self) -> str | bytes:
-        """Take the first message from ``inbox``."""
-        message = self.inbox.popleft()  # type: ignore[union-attr]  # the caller has seen it there
-        self._inbox_octets -= len(message) + _MESSAGE_OVERHEAD
-        if self._paused and self._inbox_octets * 2 <= self._inbox_size:
-            self._paused = False
-            self._session.resume()
-        return message
-
-    async def writable_or_closed(self) -> None:
-        """Wait while the output is congested."""
-        while self._session.congested and self._session.ending is None:
-            waiting: asyncio.Future[None] = self._loop.create_future()
-            if self._writers is None:
-                self._writers = []
-            self._writers.append(waiting)
-            try:
-                await waiting
-            finally:  # one that was cancelled waits no more
-                if self._writers is not None and waiting in self._writers:
-                    self._writers.remove(waiting)
-
-    async def gone(self) -> None:
-        """Wait until the connection is gone."""
-        while not self._is_gone():
-            if self._gone is None or self._gone.done():
-                self._gone = self._loop.create_future()
-            await asyncio.shield(self._gone)
-
-    # Inside
+    def __init__(self, session: Session, coroutine: Coroutine, tasks: Tasks, share: Share, inbox_size: int) -> None:
+        super().__init__(session, tasks, share, inbox_size)
+        self._coroutine = coroutine
 
     async def _run(self) -> None:
         session = self._session
@@ -309,60 +179,13 @@ class _Pump:
             await self._coroutine(AsyncSession(session, self))
         except Closed as closed:
             if closed.close is not session.ending:  # another session's: this one's application did not expect it
-                self._failed()
+                self.failed("coroutine")
         except asyncio.CancelledError:
-            if not self._is_gone():  # cancelled by the application itself
+            if not self.is_gone:  # cancelled by the application itself
                 session.fail(1011, "", Cause.APPLICATION_ERROR)
         except Exception:
-            self._failed()
+            self.failed("coroutine")
         else:
             session.close(1000, cause=Cause.APPLICATION, by=By.APPLICATION)
         finally:
-            self._task = None
-            self.inbox = None
-            if self._proceed is not None:
-                self._proceed()
-            session.resume()
-
-    def _failed(self) -> None:
-        session = self._session
-        _log.failure(
-            "application raised in its coroutine session={session} peer={peer}", session=session.id, peer=session.peer,
-            limit="application raised",
-        )  # fmt: skip
-        if session.ending is None:
-            session.fail(1011, "", Cause.APPLICATION_ERROR)
-
-    def _cancel(self) -> None:
-        task = self._task
-        if task is None:
-            return
-        _log.warn(
-            "cancelling the coroutine of session={session}: it ran on for {seconds:g} s after its connection was gone, at {stack}",
-            session=self._session.id, seconds=self._close_timeout, stack=_stack(task), limit="coroutine cancelled",
-        )  # fmt: skip
-        task.cancel()
-
-    def _is_gone(self) -> bool:
-        return self._session.phase is Phase.CLOSED
-
-    def _wake_writers(self) -> None:
-        writers, self._writers = self._writers, None
-        for each in writers or ():
-            _wake(each)
-
-
-def _wake(future: asyncio.Future[None] | None) -> None:
-    if future is not None and not future.done():
-        future.set_result(None)
-
-
-def _stack(task: asyncio.Task[None]) -> str:
-    """Where a waiting task is, outermost first, in one line; ``Task.get_stack`` shows the outermost frame only."""
-    places, awaited = [], cast("Any", task.get_coro())
-    while awaited is not None:
-        frame = getattr(awaited, "cr_frame", None) or getattr(awaited, "ag_frame", None) or getattr(awaited, "gi_frame", None)
-        if frame is not None and frame.f_globals.get("__name__") != __name__:
-            places.append(f"{frame.f_code.co_name} ({frame.f_code.co_filename}:{frame.f_lineno})")
-        awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "ag_await", None) or getattr(awaited, "gi_yieldfrom", None)
-    return " > ".join(places) or repr(task)
+            self.finished()

@@ -21,16 +21,19 @@ from twistedws.session import Application
 
 _ACCEPTED = "echo, or package.module:attribute, is accepted"
 _CALLBACKS = ("opened", "received", "closed")
-_LATER = {"asgi": "an ASGI application", "wsgi": "a WSGI application"}
-_KINDS = "a handler class (opened, received, closed), or `async def app(session)`, is accepted"
+_LATER = {"wsgi": "a WSGI application"}
+_NEEDS_ASYNCIO = "has coroutines, which need an asyncio loop: start without --reactor, or with --reactor=asyncio"
+_KINDS = "a handler class (opened, received, closed), `async def app(session)`, or an ASGI 3 application is accepted"
 
 
-def load(hosting: config.Hosting, *, inbox_size: int, has_asyncio: bool) -> Application:
+def load(hosting: config.Hosting, *, limits: config.Limits, output: config.Output, http: config.Http, has_asyncio: bool) -> Application:
     """Import and recognise the application.
 
     Args:
         hosting: What to host.
-        inbox_size: See ``config.Limits``.
+        limits: What may wait for it.
+        output: What may wait for a peer.
+        http: Bounds of HTTP requests, where it answers them.
         has_asyncio: Whether the reactor runs on an asyncio loop, which coroutines need.
 
     Raises:
@@ -39,24 +42,40 @@ def load(hosting: config.Hosting, *, inbox_size: int, has_asyncio: bool) -> Appl
     if hosting.app == "echo":
         return echo_application()
     target = _import(hosting.app, hosting.app_dir)
+    target = _made(hosting.app, target) if hosting.factory else target
     kind = _kind(target) if hosting.app_kind == "auto" else hosting.app_kind
     if kind is None:
         raise ApplicationLoadError("app", hosting.app, f"is {_described(target)}, which is no application; {_KINDS}")
     if kind in _LATER:
         raise ApplicationLoadError("app", hosting.app, f"is {_LATER[kind]}, which this version does not host; {_KINDS}")
+    if kind == "asgi":
+        return _asgi(target, hosting, limits, output, http, has_asyncio=has_asyncio)
     more: dict[str, Any] = {
         "admit": getattr(target, "admit", None),
         "subprotocols": tuple(getattr(target, "subprotocols", ())),
     }
     if not has_asyncio and (kind == "coroutine" or inspect.iscoroutinefunction(more["admit"])):
-        raise ApplicationLoadError(
-            "app", hosting.app, "has coroutines, which need an asyncio loop: start without --reactor, or with --reactor=asyncio"
-        )
+        raise ApplicationLoadError("app", hosting.app, _NEEDS_ASYNCIO)
     if kind == "coroutine":
         _check_coroutine(hosting.app, target)
-        return coroutine_application(target, hosting.app, inbox_size=inbox_size, close_timeout=hosting.application_close_timeout, **more)
+        return coroutine_application(
+            target, hosting.app, inbox_size=limits.inbox_size, close_timeout=hosting.application_close_timeout, **more
+        )
     _check_handler(hosting.app, target)
     return Application(target, hosting.app, **more)
+
+
+def _asgi(
+    target: Any, hosting: config.Hosting, limits: config.Limits, output: config.Output, http: config.Http, *, has_asyncio: bool
+) -> Application:
+    if not callable(target) or _required_parameters(target) not in (3, None):
+        text = f"is {_described(target)}; an ASGI 3 application, called with scope, receive and send, is accepted"
+        raise ApplicationLoadError("app", hosting.app, text)
+    if not has_asyncio:
+        raise ApplicationLoadError("app", hosting.app, _NEEDS_ASYNCIO)
+    from twistedws.gateway.asgi import asgi_application  # with twisted.web, which the other kinds do without
+
+    return asgi_application(target, hosting, limits=limits, output=output, http=http)
 
 
 def _import(name: str, directory: str) -> Any:
@@ -83,6 +102,24 @@ def _import(name: str, directory: str) -> Any:
             file = getattr(sys.modules[module_name], "__file__", None) or module_name
             raise ApplicationLoadError("app", name, f"{file} has no attribute {attribute!r}") from None
     return target
+
+
+def _made(name: str, target: Any) -> Any:
+    """The application that a function returns (``--factory``)."""
+    if not callable(target) or _required_parameters(target) != 0:
+        raise ApplicationLoadError(
+            "app", name, f"is {_described(target)}; with --factory, a function that is called with no arguments is accepted"
+        )
+    try:
+        made = target()
+    except (Exception, SystemExit) as error:
+        raise ApplicationLoadError("app", name, f"calling it: {_where(error)}") from None
+    if inspect.iscoroutine(made):
+        made.close()  # or Python would warn that it was never awaited
+        raise ApplicationLoadError(
+            "app", name, "is a coroutine function; with --factory, a plain function is accepted, as no loop runs yet"
+        )
+    return made
 
 
 def _where(error: BaseException) -> str:

@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from twistedws.errors import Cause
+from twistedws.exchange import Endpoints
 from twistedws.frames import COMPRESSED, MAX_CONTROL_PAYLOAD, PING, PONG, SHORT_HEADS, U64, apply_mask, close_frame, frame, is_close_code
 from twistedws.protocol.deflate import BoundedDeflate
 from twistedws.protocol.messages import MessageAssembly
@@ -34,7 +35,7 @@ MOST_SLOW_FRAMES = 256  # through Autobahn, of some 25 us each, before others ha
 class _Stage(enum.IntEnum):
     """Where a connection is; in brackets what its deadline is for."""
 
-    OPENING = 0  # the opening handshake; once for the request head, once for the application's decision (handshake_timeout)
+    OPENING = 0  # plain requests (theirs), and the opening handshake: its head, then the application's decision (handshake_timeout)
     OPEN = 1  # messages go both ways (the keepalive's)
     CLOSING = 2  # our close frame is out, the peer's is awaited (close_timeout)
     ENDING = 3  # nothing is read any more; the transport ends (close_timeout)
@@ -235,7 +236,7 @@ class ServerProtocol(MessageAssembly):
             site.registry.leave(self._address)
         opening = self._opening
         if opening is not None:
-            opening.cancel()
+            opening.lost(cause_of(reason))
         if stage is not _Stage.ENDING:
             self._forget_input()
         self._corked = None
@@ -259,10 +260,10 @@ class ServerProtocol(MessageAssembly):
         else:
             self.abort()
 
-    def shut(self) -> None:
+    def shut(self, *, at_once: bool) -> None:
         """The registry: no session will come of this connection any more."""
         if self._stage is _Stage.OPENING and self._opening is not None:
-            self._opening.shut()
+            self._opening.shut(at_once=at_once)
 
     @property
     def peer(self) -> str:
@@ -280,14 +281,18 @@ class ServerProtocol(MessageAssembly):
         if self._stage is _Stage.OPEN and self.session is not None:
             self.session.congest()
             self.site.keepalive.watch(self, self.session)
+        elif self._opening is not None:
+            self._opening.congest()
 
     def resumeProducing(self) -> None:
         """The transport's buffer has left."""
         if self._stage is _Stage.OPEN and self.session is not None:
             if self._pong_due is not None:
-                self._write(frame(PONG, self._pong_due))
+                self.write(frame(PONG, self._pong_due))
                 self._pong_due = None
             self.session.decongest()
+        elif self._opening is not None:
+            self._opening.decongest()
 
     def stopProducing(self) -> None:
         """The transport has gone; ``connectionLost`` follows."""
@@ -300,14 +305,40 @@ class ServerProtocol(MessageAssembly):
         return self._stage is _Stage.OPENING
 
     def enter(self, address: str) -> int:
-        """Count it among the connections from its address, until it ends; return how many there are now."""
+        """Count it among the connections from an address, until it ends or enters another; return how many there are now."""
+        if self._address is not None:
+            self.site.registry.leave(self._address)
         self._address = address
         return self.site.registry.enter(address)
 
     def refuse(self, answer: bytes) -> None:
-        """Answer with something other than 101, and end."""
-        self._write(answer)
-        self._finish(read_on=True)
+        """Answer with something other than 101, if anything, and end."""
+        if self._stage is _Stage.OPENING:
+            if answer:
+                self.write(answer)
+            self._finish(read_on=True)
+
+    def put_back(self, data: bytes) -> None:
+        """Have bytes looked at in a coming turn of the loop, before any others, and read on then."""
+        self._unread = data + self._unread
+        self._put_off()
+
+    def answered(self, status: int, octets: int, rest: bytes, *, persistent: bool) -> None:
+        """An exchange is over."""
+        if self._opening is not None:
+            self._opening.answered(status, octets, rest, persistent=persistent)
+
+    def cut(self, cause: Cause) -> None:
+        """End in the middle of an exchange."""
+        if self._opening is not None:
+            self._opening.refusal = (cause, None, "cut in the middle of an answer")
+        self.abort()
+
+    def endpoints(self) -> Endpoints:
+        """Return both ends of the connection, while its session is connecting."""
+        if self._opening is None:
+            raise RuntimeError("the ends of a connection are known until its session is open")
+        return self._opening.endpoints()
 
     def open(self, session: Session, handler: Handler, answer: bytes, deflate: BoundedDeflate | None, *, paused: bool) -> None:
         """Answer with 101, and open the session.
@@ -320,7 +351,8 @@ class ServerProtocol(MessageAssembly):
             paused: Whether reading was paused meanwhile.
         """
         self.session = session
-        self._write(answer)
+        self.write(answer)
+        is_congested = self._opening is not None and self._opening.congested  # by the answer to an earlier, plain request
         self._opening = None
         self._adopt(deflate)
         self._stage = _Stage.OPEN
@@ -332,6 +364,8 @@ class ServerProtocol(MessageAssembly):
         if paused:
             self.resume()
         session.open(handler, site.clock.seconds())
+        if is_congested:
+            self.pauseProducing()
 
     def put_deadline(self, seconds: float) -> None:
         """Put the connection's one deadline on the wheel; 0 for none."""
@@ -348,7 +382,7 @@ class ServerProtocol(MessageAssembly):
         if self.session is not None and self.session.congested:
             self._pong_due = payload  # section 5.5.3: the most recent ping alone may be answered; no queue of pongs
         else:
-            self._write(frame(PONG, payload))
+            self.write(frame(PONG, payload))
 
     def _onPong(self, payload: bytes) -> None:
         if self._stage is _Stage.OPEN and self.session is not None and not self.site.keepalive.pong(self.session, payload):
@@ -365,7 +399,7 @@ class ServerProtocol(MessageAssembly):
             self._fail(1007, "close reason is not UTF-8", Cause.INVALID_UTF8)
             return True
         if self._stage is _Stage.OPEN:
-            self._write(close_frame(code))  # section 5.5.1: typically echoes the status code
+            self.write(close_frame(code))  # section 5.5.1: typically echoes the status code
         if self.session is not None:
             self.session.peer_closed(code, reason)
         self._finish(read_on=False)
@@ -386,7 +420,7 @@ class ServerProtocol(MessageAssembly):
         if corked is not None and len(corked) + len(framed) <= MOST_CORKED:
             self._corked = corked + framed if corked else framed
         else:
-            self._write(framed)
+            self.write(framed)
 
     def send_framed(self, message: Framed) -> None:
         """Send a message that is framed already: at once, since there is one for each of many sessions."""
@@ -394,7 +428,7 @@ class ServerProtocol(MessageAssembly):
             self.written += len(message.frame)
             self.transport.write(message.frame)
         elif self._perMessageCompress is None:
-            self._write(message.frame)
+            self.write(message.frame)
         else:
             self.send(message.opcode, message.payload)
 
@@ -410,12 +444,12 @@ class ServerProtocol(MessageAssembly):
     def ping(self, payload: bytes) -> None:
         """Send a ping."""
         if self._stage is _Stage.OPEN:
-            self._write(frame(PING, payload))
+            self.write(frame(PING, payload))
 
     def close(self, code: int, reason: str) -> None:
         """Send a close frame and await the peer's."""
         if self._stage is _Stage.OPEN:
-            self._write(close_frame(code, reason))
+            self.write(close_frame(code, reason))
             self._stage = _Stage.CLOSING
             self.state = self.STATE_CLOSING
             self.put_deadline(self.site.shutdown.close_timeout)
@@ -423,7 +457,7 @@ class ServerProtocol(MessageAssembly):
     def fail(self, code: int, reason: str) -> None:
         """Send a close frame, unless one is out, and look at nothing more."""
         if self._stage is _Stage.OPEN:
-            self._write(close_frame(code, reason))
+            self.write(close_frame(code, reason))
         if self._stage in (_Stage.OPEN, _Stage.CLOSING):
             self._finish(read_on=True)
 
@@ -455,7 +489,7 @@ class ServerProtocol(MessageAssembly):
 
     # Inside
 
-    def _write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
         """Write with what else is sent while one read is looked at, or in one turn of the loop; see ``_corked``."""
         if self._corked is None:
             if self.site.turn is None:

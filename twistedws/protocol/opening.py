@@ -1,7 +1,8 @@
-"""The opening handshake of one connection: from accept until its session is open, or something other than 101 was answered.
+"""What a connection is before its session is open: an opening handshake, and plain requests that may come before it.
 
 ``handshake.py`` knows what a request must look like; this module decides about one connection: by its address, by its origin, by what the
-application says. Autobahn never sees an opening handshake.
+application says. Autobahn never sees an opening handshake. A plain request is handed to whoever answers those; the head that comes
+behind it is looked at here again, by a new parser, and may be an upgrade: proxies keep their connections, and use them for both.
 
 Laws of this module:
 
@@ -23,6 +24,7 @@ from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 
 from twistedws.errors import Cause, Refused
+from twistedws.exchange import Answerer, Carrier, Endpoints, Exchange
 from twistedws.handshake import (
     BadRequest,
     HeadParser,
@@ -36,7 +38,8 @@ from twistedws.handshake import (
 )
 from twistedws.protocol.deflate import BoundedDeflate, negotiate
 from twistedws.protocol.site import Site
-from twistedws.protocol.transports import address_text, host_of
+from twistedws.protocol.transports import address_text, host_of, place_of
+from twistedws.proxy import Client
 from twistedws.session import Handler, Session, Wire
 
 _log = Logger()
@@ -48,15 +51,15 @@ _PAGE_HEADERS = (("Content-Type", "text/html; charset=utf-8"), ("Content-Securit
 _UPGRADE_NEEDED = "This is a WebSocket endpoint: connect to it with a WebSocket client (RFC 6455), at ws:// or wss:// and this address.\n"
 
 
-class Connection(Wire, Protocol):
-    """What an opening handshake needs of its connection, which is also the wire of its session."""
+class Connection(Wire, Carrier, Protocol):
+    """What an opening handshake needs of its connection, which is also the wire of its session and carries plain exchanges."""
 
     site: Site
     transport: Any
     is_opening: bool  # whether it is still to be decided what becomes of it
 
     def enter(self, address: str) -> int:
-        """Count it among the connections from its address, until it ends; return how many there are now."""
+        """Count it among the connections from an address, until it ends or enters another; return how many there are now."""
 
     def put_deadline(self, seconds: float) -> None:
         """Give it its one deadline; 0 for none."""
@@ -65,7 +68,10 @@ class Connection(Wire, Protocol):
         """Write the answer, drop the handshake, and open the session; read on if reading was paused."""
 
     def refuse(self, answer: bytes) -> None:
-        """Write the answer and end."""
+        """Write the answer, if any, and end."""
+
+    def put_back(self, data: bytes) -> None:
+        """Have bytes looked at in a coming turn of the loop, before any others."""
 
     def dataReceived(self, data: bytes) -> None:
         """Bytes have come, or came before they could be looked at."""
@@ -79,10 +85,14 @@ class Opening:
 
     Attributes:
         peer: The client's address as text; None until the first byte has come, since a PROXY protocol endpoint knows no earlier.
+        congested: Whether the transport's buffer is over its high-water mark.
         refusal: Why there was no session: the cause, None if the peer never asked for one; the status answered, if any; a few words.
     """
 
-    __slots__ = ("_connection", "_decision", "_early", "_parser", "_session", "address", "peer", "refusal")
+    __slots__ = (
+        "_client", "_connection", "_decision", "_early", "_exchange", "_is_idle", "_is_last", "_parser", "_request", "_session", "_started",
+        "address", "congested", "peer", "refusal",
+    )  # fmt: skip
 
     def __init__(self, connection: Connection) -> None:
         handshake = connection.site.handshake
@@ -91,6 +101,13 @@ class Opening:
         self._session: Session | None = None  # that the application decides about, once the head has been read
         self._decision: Deferred[None] | None = None
         self._early = b""  # what came behind the head while the application decides
+        self._client: Client | None = None  # that a trusted proxy names
+        self._exchange: Exchange | None = None  # of a plain request, and what it is about, and since when
+        self._request: Request | None = None
+        self._started = 0.0
+        self._is_idle = False  # between two requests
+        self._is_last = False  # no further request is wanted
+        self.congested = False
         self.peer: str | None = None
         self.address: IAddress | None = None  # that the factory was told
         self.refusal: tuple[Cause | None, int | None, str] | None = None
@@ -108,18 +125,28 @@ class Opening:
 
     def receive(self, data: bytes) -> bytes:
         """Take bytes; return what came behind the head, if the session is open already."""
+        if self._exchange is not None:
+            self._exchange.received(data)
+            return b""
         if self._parser is None:
             self._hold_early(data)
             return b""
+        if self._is_idle:
+            self._is_idle = False
+            self._connection.put_deadline(self._connection.site.handshake.handshake_timeout)
         if self.peer is None and not self._enter():
             return b""
         try:
             request = self._parser.feed(data)
             if request is None:
                 return b""
-            rest, self._parser = self._parser.rest, None
+            head, rest, self._parser = self._parser.head, self._parser.rest, None
+            if not self._locate(request):
+                return b""
             if wants_upgrade(request):
                 self._upgrade(request, check_upgrade(request), rest)
+            elif self._connection.site.application.answerer is not None:
+                self._answer(self._connection.site.application.answerer, request, head, rest)
             else:
                 self._answer_plain(request)
         except BadRequest as bad:
@@ -128,7 +155,11 @@ class Opening:
 
     def expired(self) -> None:
         """Its deadline has come."""
-        if self._session is None:
+        if self._exchange is not None:
+            self._exchange.expired()
+        elif self._is_idle:
+            self._connection.refuse(b"")
+        elif self._session is None:
             self._refuse(408, "the request took too long", "no whole request head in time", cause=Cause.HANDSHAKE_TIMEOUT)
         else:
             self.cancel()
@@ -144,27 +175,139 @@ class Opening:
         if decision is not None:
             decision.cancel()
 
-    def shut(self) -> None:
+    def shut(self, *, at_once: bool) -> None:
         """There will be no session any more: the server goes away."""
+        if self._exchange is not None:
+            self._is_last = True
+            if at_once:
+                self._connection.cut(Cause.DRAIN)
+            else:
+                self._exchange.shut()
+            return
+        if self._is_idle and not at_once:
+            self._connection.refuse(b"")
+            return
         self.cancel()
-        self.refusal = (Cause.DRAIN, None, "the server goes away")
+        if not self._is_idle:
+            self.refusal = (Cause.DRAIN, None, "the server goes away")
         self._connection.abort()
 
     def forget(self) -> None:
-        """The connection ends: drop all but what the log will be told, and a decision that is still to be cancelled."""
+        """The connection ends: drop all but what the log will be told, and who is still to hear of the end."""
         self._parser = self._session = None
         self._early = b""
 
+    def lost(self, cause: Cause) -> None:
+        """The connection has gone: tell who waits for it."""
+        self.cancel()
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            cut = self.refusal[0] if self.refusal is not None else None
+            self._log(0, 0, cut or cause)
+            self.refusal = (None, None, "the connection ended before the answer was complete")
+            exchange.lost()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more is to be read for now."""
+        return self._exchange.held if self._exchange is not None else len(self._early) > self._connection.site.limits.inbox_size > 0
+
+    def congest(self) -> None:
+        """The transport's buffer is over its high-water mark."""
+        self.congested = True
+        if self._exchange is not None:
+            self._exchange.congested()
+
+    def decongest(self) -> None:
+        """The transport's buffer has left."""
+        self.congested = False
+        if self._exchange is not None:
+            self._exchange.decongested()
+
+    def endpoints(self) -> Endpoints:
+        """Return both ends of the connection, as of the latest request."""
+        transport, client = self._connection.transport, self._client
+        server = place_of(transport.getHost())
+        if client is not None:
+            return Endpoints((client.host, client.port) if client.host else None, server, client.secure)
+        return Endpoints(place_of(self._near()), server, ISSLTransport.providedBy(transport))
+
+    # Plain requests
+
+    def _answer(self, answerer: Answerer, request: Request, head: bytes, rest: bytes) -> None:
+        """Hand a plain request on."""
+        site = self._connection.site
+        self._request, self._started = request, site.clock.seconds()
+        self.refusal = None
+        self._exchange = exchange = answerer(self._connection, request, self.endpoints())
+        if site.registry.draining or self._is_last:
+            self._is_last = True
+            exchange.shut()
+        exchange.begin(head)
+        if self.congested and self._exchange is exchange:
+            exchange.congested()
+        if rest:
+            if self._exchange is exchange:
+                exchange.received(rest)
+            else:  # it is over already
+                self._connection.put_back(rest)
+
+    def answered(self, status: int, octets: int, rest: bytes, *, persistent: bool) -> None:
+        """An exchange is over."""
+        connection = self._connection
+        self._log(status, octets, None)
+        self._exchange = self._request = None
+        self.refusal = (None, status, "a plain request")
+        if not persistent or self._is_last or not self._connection.is_opening:
+            connection.refuse(b"")
+            return
+        handshake = connection.site.handshake
+        self._parser = HeadParser(handshake.max_head_size, handshake.max_headers)
+        self._is_idle = True
+        connection.put_deadline(connection.site.http.http_idle_timeout)
+        connection.put_back(rest)
+
+    def _log(self, status: int, octets: int, cause: Cause | None) -> None:
+        site, request = self._connection.site, self._request
+        if request is not None:
+            site.metrics.answered[status // 100] += 1
+            site.observer.answered(self.peer or "unknown", request, status, octets, site.clock.seconds() - self._started, cause)
+
     # The request
 
-    def _enter(self) -> bool:
-        """Count the connection by its address, now known also behind a PROXY protocol; refuse it if it is one too many."""
-        connection = self._connection
-        transport, peer = connection.transport, self.address
+    def _near(self) -> IAddress:
+        """The address at the other end of the connection, the client's or a proxy's."""
+        transport, peer = self._connection.transport, self.address
         if peer is None or isinstance(transport, ProtocolWrapper):  # behind a PROXY protocol it is another's by now
             peer = transport.getPeer()
-        self.peer, address = address_text(peer), host_of(peer)
-        if connection.enter(address) > connection.site.limits.max_connections_per_address > 0 and address:
+        return peer
+
+    def _enter(self) -> bool:
+        """Note the address, now known also behind a PROXY protocol, and count the connection by it; not by a trusted proxy's."""
+        near = self._near()
+        self.peer = address_text(near)
+        proxies = self._connection.site.proxies
+        return (bool(proxies) and proxies.trusts(host_of(near))) or self._count(host_of(near))
+
+    def _locate(self, request: Request) -> bool:
+        """Take the client's address from a trusted proxy's headers, and count the connection by it."""
+        proxies = self._connection.site.proxies
+        if not proxies:
+            return True
+        near = self._near()
+        place, host = place_of(near), host_of(near)
+        if not proxies.trusts(host):
+            return True
+        port = (place[1] or 0) if place is not None and host else 0
+        secure = ISSLTransport.providedBy(self._connection.transport)
+        self._client = client = proxies.client(host, port, secure, request.headers)
+        if (client.host, client.port) != (host, port):
+            self.peer = f"{client.host}:{client.port}" if client.port else client.host
+        return self._count(client.host)
+
+    def _count(self, host: str) -> bool:
+        """Count the connection by an address; refuse it if it is one too many."""
+        if self._connection.enter(host) > self._connection.site.limits.max_connections_per_address > 0 and host:
             self._refuse(429, "too many connections from this address", "max-connections-per-address", [("Retry-After", RETRY_AFTER)])
             return False
         return True
@@ -191,7 +334,7 @@ class Opening:
             connection,
             request,
             peer=self.peer or "unknown",
-            scheme="wss" if ISSLTransport.providedBy(connection.transport) else "ws",
+            scheme="wss" if (self._client.secure if self._client else ISSLTransport.providedBy(connection.transport)) else "ws",
             queue_size=site.output.queue_size,
             slow_consumer=site.output.slow_consumer,
         )
@@ -216,16 +359,11 @@ class Opening:
             return
         if isawaitable(outcome):
             # Deferred.addCallbacks runs at once where the awaitable did not have to wait
-            self._decision = decision = site.start(outcome)
+            self._decision = decision = outcome if isinstance(outcome, Deferred) else site.start(outcome)
             decision.addCallbacks(lambda _: self._admitted_late(session, upgrade), self._not_admitted, errbackArgs=(session,))
             decision.addErrback(lambda failure: self._not_admitted(failure, session))
         else:
             self._admitted(session, upgrade)
-
-    @property
-    def is_full(self) -> bool:
-        """Whether more has come behind the head than may wait for the application's decision."""
-        return len(self._early) > self._connection.site.limits.inbox_size > 0
 
     def _hold_early(self, data: bytes) -> None:
         """Keep what a peer sends before it is answered, unseen. Reading goes on, so that its leaving is noticed; within bounds."""

@@ -12,9 +12,11 @@ from twisted.logger import Logger
 
 from twistedws import config
 from twistedws.errors import Cause
+from twistedws.handshake import Request
 from twistedws.keepalive import KeepaliveService
 from twistedws.metrics import Metrics
 from twistedws.origin import OriginPolicy
+from twistedws.proxy import TrustedProxies
 from twistedws.registry import Registry
 from twistedws.session import Application, Session
 
@@ -32,6 +34,9 @@ class Observer(Protocol):
 
     def refused(self, peer: str, cause: Cause | None, status: int | None, why: str) -> None:
         """A connection ended that never became a session; with no cause if it never asked to."""
+
+    def answered(self, peer: str, request: Request, status: int, octets: int, duration: float, cause: Cause | None) -> None:
+        """A plain request was answered with so many bytes, in so many seconds; or was not, for a cause."""
 
 
 class Corked(Protocol):
@@ -92,6 +97,8 @@ class Site:
         observer: The log.
         clock: The reactor, or a ``Clock``.
         start: Turns the awaitable that an application's ``admit`` returned into a Deferred; what that takes depends on the reactor.
+        proxies: Whose forwarding headers are believed.
+        http: Bounds of plain requests.
         most_connections: How many connections may be there at once; 0 for any number.
         turn: Where connections wait for the end of a turn of the loop to write; None where the reactor knows of no turns, and what is
             sent is written at once.
@@ -109,5 +116,7 @@ class Site:
     observer: Observer
     clock: IReactorTime
     start: Callable[[Awaitable[None]], Deferred[None]]
+    proxies: TrustedProxies
+    http: config.Http
     most_connections: int = 0
     turn: Turn | None = None

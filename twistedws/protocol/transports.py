@@ -43,6 +43,15 @@ def host_of(address: IAddress) -> str:
     return address.host if isinstance(address, (IPv4Address, IPv6Address)) else ""
 
 
+def place_of(address: IAddress) -> tuple[str, int | None] | None:
+    """An address as ASGI has it: host and port, or the path of a UNIX socket and None; None where it has no name."""
+    if isinstance(address, (IPv4Address, IPv6Address)):
+        return address.host, address.port
+    if isinstance(address, UNIXAddress) and address.name:
+        return address.name.decode("utf-8", "replace"), None
+    return None
+
+
 def address_text(address: IAddress) -> str:
     """An address for the log: ``HOST:PORT``, ``unix:PATH``, or a word where there is neither."""
     if isinstance(address, IPv6Address):

@@ -1,0 +1,344 @@
+"""HTTP beside WebSocket: a request that is no upgrade, read and answered through ``twisted.web``. Floor 5.
+
+The connection has read the request head, decided that it is plain, and hands it on with its bytes. Here its body is taken apart, and the
+response put together, by Twisted's channel: one ``Channel`` for each exchange. It never sees a second head: what comes behind the
+request goes back to the connection, whose parser alone decides what that is.
+
+Laws of this module:
+
+- A request is handled while its body comes; what the application does not take pauses reading.
+- A body has a bound and a pace, a response that its peer does not take has a deadline. What is late ends the exchange, and the
+  application hears it.
+- A response that cannot be completed is never made to look complete: the connection is cut.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from twisted.internet.interfaces import IPushProducer, ITransport
+from twisted.web import http
+from zope.interface import implementer
+
+from twistedws import config
+from twistedws.errors import Cause
+from twistedws.exchange import Carrier, Endpoints
+from twistedws.handshake import Request, connection_tokens, response
+
+BODY_STEP = 65536  # bytes of a request body that must come within body_timeout
+
+
+class _TooLarge(Exception):  # noqa: N818 - caught in this module
+    """The request body exceeds its bound."""
+
+
+class StreamedRequest(http.Request):
+    """A request whose body is handed on while it comes, with bounds. To be subclassed; ``begin`` and ``end_of_body`` are the places."""
+
+    channel: Channel
+
+    def gotLength(self, length: int | None) -> None:  # noqa: ARG002 - Twisted's signature
+        """Twisted's channel: the head is complete."""
+        self.clientproto = b"HTTP/" + self.channel.head.version.encode()
+        self.method, self.uri = self.channel.head.method.encode(), self.channel.head.target.encode()
+        self.begin()
+
+    def parseCookies(self) -> None:
+        """Twisted's channel: nothing is taken from the head here."""
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """Twisted's channel: a piece of the body."""
+        self.channel.count(len(data))
+        self.body(data)
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:  # noqa: ARG002 - Twisted's signature
+        """Twisted's channel: the body is complete."""
+        self.end_of_body()
+
+    def begin(self) -> None:
+        """Start to handle the request; its body is still to come."""
+        raise NotImplementedError
+
+    def body(self, data: bytes) -> None:
+        """Take a piece of the body."""
+        raise NotImplementedError
+
+    def end_of_body(self) -> None:
+        """The body is complete."""
+        raise NotImplementedError
+
+
+class Channel(http.HTTPChannel):
+    """One exchange, as ``twisted.web`` knows it and as the connection knows it.
+
+    Args:
+        carrier: The connection.
+        head: The request.
+        endpoints: Who has sent it.
+        settings: Bounds of a body.
+        stall_timeout: Seconds in which a peer must take some of the response; 0 for any time.
+        request: Makes Twisted's request.
+    """
+
+    totalHeadersSize = MAX_LENGTH = 2**24  # the head is bounded already, by the connection's parser
+    maxHeaders = 2**24
+    factory = None
+    persistent: bool  # Twisted has an int
+
+    def __init__(
+        self,
+        carrier: Carrier,
+        head: Request,
+        endpoints: Endpoints,
+        settings: config.Http,
+        stall_timeout: float,
+        request: Callable[[Channel], http.Request],
+    ) -> None:
+        super().__init__()
+        self.head, self.endpoints = head, endpoints
+        self.awaits_continue = False  # the peer sends no body before it is told to (RFC 9110 section 10.1.1)
+        self._make_request = request
+        self._carrier, self._settings, self._stall_timeout = carrier, settings, stall_timeout
+        self._octets = 0  # of the body, so far
+        self._step = BODY_STEP
+        self._is_full = self._is_held = self._body_ended = self._is_over = False
+        self._taken = 0  # of what was written, when the deadline for it was put
+
+    @property
+    def held(self) -> bool:
+        """Whether reading is paused."""
+        return self._is_held
+
+    # The connection's side: Exchange
+
+    def begin(self, head: bytes) -> None:
+        """Begin with the request head as it came."""
+        length = next((value for name, value in self.head.headers if name == b"content-length"), None)
+        self.persistent = self._may_persist()
+        self.makeConnection(_Transport(self, self._carrier))
+        if length is not None and int(length) > self._settings.max_body_size > 0:
+            self.fail(413, "The request body is too large.")
+            return
+        self._arm()
+        self.dataReceived(head)
+
+    def received(self, data: bytes) -> None:
+        """Bytes of the body, or behind it, have come."""
+        if self._is_over:
+            return
+        try:
+            self.dataReceived(data)
+        except _TooLarge:
+            self.fail(413, "The request body is too large.")
+
+    def congested(self) -> None:
+        """The peer takes less than it is sent."""
+        self._is_full = True
+        self._arm()
+        if self._requestProducer is not None:
+            self._requestProducer.pauseProducing()
+
+    def decongested(self) -> None:
+        """It has taken all of it."""
+        self._is_full = False
+        self._arm()
+        if self._requestProducer is not None:
+            self._requestProducer.resumeProducing()
+
+    def expired(self) -> None:
+        """The deadline has come: of a response that is not taken, or of a body that does not come."""
+        if self._is_full:
+            taken = self._carrier.written - self._carrier.buffered()
+            if taken > self._taken:
+                self._arm()
+            else:
+                self._carrier.cut(Cause.WRITE_STALL)
+        else:
+            self.fail(408, "The request body took too long.", Cause.REQUEST_TIMEOUT)
+
+    def shut(self) -> None:
+        """The server goes away."""
+        self.persistent = False
+
+    def lost(self) -> None:
+        """The connection has gone."""
+        self._is_over = True
+        for request in self.requests:
+            request.connectionLost(None)
+
+    def requestFactory(self, channel: Channel, queued: object) -> http.Request:  # type: ignore[override]  # noqa: ARG002 - Twisted's call
+        """Twisted's channel: make its request."""
+        return self._make_request(channel)
+
+    # The request's side
+
+    @property
+    def body_ended(self) -> bool:
+        """Whether the whole request has come."""
+        return self._body_ended
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the peer takes less than it is sent."""
+        return self._is_full
+
+    def count(self, octets: int) -> None:
+        """Count bytes of the body, before they are used."""
+        self._octets += octets
+        if self._octets > self._settings.max_body_size > 0:
+            raise _TooLarge
+        if self._octets >= self._step:
+            self._step = self._octets + BODY_STEP
+            self._arm()
+
+    def hold(self) -> None:
+        """Read no more of the body until ``release``."""
+        if not self._is_held and not self._is_over:
+            self._is_held = True
+            self._carrier.pause()
+            self._arm()
+
+    def release(self) -> None:
+        """Read on."""
+        if self._is_held:
+            self._is_held = False
+            if not self._is_over:
+                self._step = self._octets + BODY_STEP
+                self._arm()
+                self._carrier.resume()
+
+    def proceed(self) -> None:
+        """The body is wanted: tell a peer that waits to be told (RFC 9110 section 10.1.1)."""
+        if self.awaits_continue and not self._is_over:
+            self.awaits_continue = False
+            if not self._octets and not self._body_ended:
+                self._carrier.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._arm()
+
+    def fail(self, status: int, text: str, cause: Cause = Cause.PROTOCOL_ERROR) -> None:
+        """End the exchange for something that the peer did wrong, with an answer if none has begun."""
+        if self._is_over:
+            return
+        if any(request.startedWriting for request in self.requests):
+            self._carrier.cut(cause)
+            return
+        self._answer(status, text)
+
+    def fail_application(self) -> None:
+        """End the exchange for something that the application did wrong: with 500 if no answer has begun, else by cutting it."""
+        if self._is_over:
+            return
+        if any(request.startedWriting for request in self.requests):
+            self._carrier.cut(Cause.APPLICATION_ERROR)
+        else:
+            self._answer(500, "internal server error")
+
+    def _answer(self, status: int, text: str) -> None:
+        answer = response(status, (), text, head_only=self.head.method == "HEAD")
+        self._carrier.write(answer)
+        self._end(status, len(text), b"", persistent=False)
+        for request in self.requests:
+            request.connectionLost(None)
+
+    # Twisted's side
+
+    def allContentReceived(self) -> None:
+        """The request is complete."""
+        self._body_ended = True
+        self._arm()
+        super().allContentReceived()
+
+    def checkPersistence(self, request: http.Request, version: bytes) -> bool:  # noqa: ARG002 - Twisted's signature
+        """Say whether the connection may go on; decided from our own parser's head."""
+        return self.persistent
+
+    def requestDone(self, request: http.Request) -> None:
+        """The response is complete."""
+        self.requests.remove(request)
+        rest = b"".join(self._dataBuffer)
+        # A body that is still coming is not awaited: whoever answers early may have reason to.
+        self._end(request.code, request.sentLength, rest, persistent=self.persistent and self._body_ended)
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        self.fail(400, "The request body is not as the request head says.")
+
+    def _send100Continue(self) -> None:
+        self.awaits_continue = True  # sent once the application asks for the body; see ``proceed``
+
+    # Inside
+
+    def _may_persist(self) -> bool:
+        """RFC 9112 section 9.3. An HTTP/1.0 client's ``keep-alive`` is not taken up, as the section allows: proxies pass it on wrongly."""
+        return self.head.version == "1.1" and b"close" not in connection_tokens(self.head)
+
+    def _arm(self) -> None:
+        """Put the deadline that holds now."""
+        if self._is_over:
+            return
+        if self._is_full:
+            self._taken = self._carrier.written - self._carrier.buffered()
+            self._carrier.put_deadline(self._stall_timeout)
+        elif self._body_ended or self._is_held or self.awaits_continue:
+            self._carrier.put_deadline(0)
+        else:
+            self._carrier.put_deadline(self._settings.body_timeout)
+
+    def _end(self, status: int, octets: int, rest: bytes, *, persistent: bool) -> None:
+        self._is_over, self._is_held = True, False
+        self._carrier.answered(status, octets, rest, persistent=persistent)
+
+
+@implementer(ITransport, IPushProducer)
+class _Transport:
+    """The connection, as Twisted's channel knows its transport."""
+
+    disconnecting = False
+
+    def __init__(self, channel: Channel, carrier: Carrier) -> None:
+        self._channel, self._carrier = channel, carrier
+        self.write = carrier.write
+
+    def writeSequence(self, data: Any) -> None:
+        """Write several pieces."""
+        self.write(b"".join(data))
+
+    def loseConnection(self) -> None:
+        """Nothing: ``Channel`` sees to the end."""
+
+    def getPeer(self) -> Any:
+        """Return the transport's."""
+        return self._carrier.transport.getPeer()
+
+    def getHost(self) -> Any:
+        """Return the transport's."""
+        return self._carrier.transport.getHost()
+
+    def pauseProducing(self) -> None:
+        """Read no more in this exchange: more is pipelined behind it than is kept."""
+        self._channel.hold()
+
+    def resumeProducing(self) -> None:
+        """Nothing: the end of the exchange sees to it."""
+
+    def stopProducing(self) -> None:
+        """Nothing: ``Channel`` sees to the end."""
+
+    def registerProducer(self, producer: object, streaming: bool) -> None:
+        """Nothing: the connection tells ``Channel`` of backpressure."""
+
+    def unregisterProducer(self) -> None:
+        """Nothing, likewise."""
+
+
+def date() -> bytes:
+    """Return the Date field of a response (RFC 9110 section 6.6.1)."""
+    return _date(int(time.time()))
+
+
+@lru_cache(1)
+def _date(second: int) -> bytes:
+    text: bytes = http.datetimeToString(second)
+    return text
