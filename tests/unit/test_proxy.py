@@ -186,6 +186,8 @@ def forwarded(*values: bytes) -> Headers:
         ("::ffff:10.0.0.1", "10.0.0.1", "10.0.0.2"),
         ("::ffff:10.0.0.0/104", "10.255.0.1", "11.0.0.1"),
         ("::ffff:10.0.0.0/104", "::ffff:10.255.0.1", "::ffff:11.0.0.1"),
+        ("::ffff:0:0/96", "203.0.113.9", "2001:db8::1"),
+        ("::fffe:0:0/95", "::fffe:0:1", "203.0.113.9"),
         ("unix", "", "127.0.0.1"),
         ("127.0.0.1", "127.0.0.1", ""),
         ("127.0.0.1", "127.0.0.1", "localhost"),
@@ -236,7 +238,14 @@ def test_an_entry_that_is_none_is_refused(entry: str) -> None:
 
 @pytest.mark.parametrize(
     ("entry", "meant"),
-    [("10.1.2.3/8", "10.0.0.0/8"), ("192.0.2.1/31", "192.0.2.0/31"), ("2001:db8::1/32", "2001:db8::/32"), ("0.0.0.1/0", "0.0.0.0/0")],
+    [
+        ("10.1.2.3/8", "10.0.0.0/8"),
+        ("192.0.2.1/31", "192.0.2.0/31"),
+        ("2001:db8::1/32", "2001:db8::/32"),
+        ("0.0.0.1/0", "0.0.0.0/0"),
+        ("::ffff:0:0/95", "::fffe:0:0/95"),
+        ("::ffff:10.1.2.3/104", "::ffff:a00:0/104"),
+    ],
 )
 def test_a_network_with_bits_of_a_host_is_refused(entry: str, meant: str) -> None:
     """Of a network with bits of a host in it, the error says which network would be meant."""
