@@ -104,7 +104,7 @@ class Channel(http.HTTPChannel):
         self._carrier, self._settings, self._stall_timeout = carrier, settings, stall_timeout
         self._octets = 0  # of the body, so far
         self._step = BODY_STEP
-        self._is_full = self._is_held = self._body_ended = self._is_over = False
+        self._is_full = self._is_held = self._body_ended = self._is_over = self._is_last = False
         self._taken = 0  # of what was written, when the deadline for it was put
 
     @property
@@ -117,7 +117,6 @@ class Channel(http.HTTPChannel):
     def begin(self, head: bytes) -> None:
         """Begin with the request head as it came."""
         length = next((value for name, value in self.head.headers if name == b"content-length"), None)
-        self.persistent = self._may_persist()
         self.makeConnection(_Transport(self, self._carrier))
         if length is not None and int(length) > self._settings.max_body_size > 0:
             self.fail(413, "The request body is too large.")
@@ -161,7 +160,9 @@ class Channel(http.HTTPChannel):
 
     def shut(self) -> None:
         """The server goes away."""
-        self.persistent = False
+        self._is_last = True
+        if self.requests:
+            self.persistent = False
 
     def lost(self) -> None:
         """The connection has gone."""
@@ -252,8 +253,8 @@ class Channel(http.HTTPChannel):
         super().allContentReceived()
 
     def checkPersistence(self, request: http.Request, version: bytes) -> bool:  # noqa: ARG002 - Twisted's signature
-        """Say whether the connection may go on; decided from our own parser's head."""
-        return self.persistent
+        """Say whether the connection may go on; decided from our own parser's head. Until it is asked, Twisted must think that it may."""
+        return self._may_persist()
 
     def requestDone(self, request: http.Request) -> None:
         """The response is complete."""
@@ -272,7 +273,7 @@ class Channel(http.HTTPChannel):
 
     def _may_persist(self) -> bool:
         """RFC 9112 section 9.3. An HTTP/1.0 client's ``keep-alive`` is not taken up, as the section allows: proxies pass it on wrongly."""
-        return self.head.version == "1.1" and b"close" not in connection_tokens(self.head)
+        return not self._is_last and self.head.version == "1.1" and b"close" not in connection_tokens(self.head)
 
     def _arm(self) -> None:
         """Put the deadline that holds now."""
