@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from inspect import isawaitable
-from typing import Any, Protocol
+from typing import Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, ISSLTransport
@@ -24,7 +24,7 @@ from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 
 from twistedws.errors import Cause, Refused
-from twistedws.exchange import Answerer, Carrier, Endpoints, Exchange
+from twistedws.exchange import Answerer, Endpoints, Exchange
 from twistedws.handshake import (
     BadRequest,
     HeadParser,
@@ -37,7 +37,8 @@ from twistedws.handshake import (
     wants_upgrade,
 )
 from twistedws.protocol.deflate import BoundedDeflate, negotiate
-from twistedws.protocol.site import Site
+from twistedws.protocol.plain import Connection as PlainConnection
+from twistedws.protocol.plain import PlainRequests
 from twistedws.protocol.transports import address_text, host_of, place_of
 from twistedws.proxy import Client
 from twistedws.session import Handler, Session, Wire
@@ -51,27 +52,19 @@ _PAGE_HEADERS = (("Content-Type", "text/html; charset=utf-8"), ("Content-Securit
 _UPGRADE_NEEDED = "This is a WebSocket endpoint: connect to it with a WebSocket client (RFC 6455), at ws:// or wss:// and this address.\n"
 
 
-class Connection(Wire, Carrier, Protocol):
-    """What an opening handshake needs of its connection, which is also the wire of its session and carries plain exchanges."""
+class Connection(Wire, PlainConnection, Protocol):
+    """What an opening handshake needs of its connection, which is also the wire of its session and carries plain requests."""
 
-    site: Site
-    transport: Any
     is_opening: bool  # whether it is still to be decided what becomes of it
 
     def enter(self, address: str) -> int:
         """Count it among the connections from an address, until it ends or enters another; return how many there are now."""
-
-    def put_deadline(self, seconds: float) -> None:
-        """Give it its one deadline; 0 for none."""
 
     def open(self, session: Session, handler: Handler, answer: bytes, deflate: BoundedDeflate | None, *, paused: bool) -> None:
         """Write the answer, drop the handshake, and open the session; read on if reading was paused."""
 
     def refuse(self, answer: bytes) -> None:
         """Write the answer, if any, and end."""
-
-    def put_back(self, data: bytes) -> None:
-        """Have bytes looked at in a coming turn of the loop, before any others."""
 
     def dataReceived(self, data: bytes) -> None:
         """Bytes have come, or came before they could be looked at."""
@@ -90,8 +83,8 @@ class Opening:
     """
 
     __slots__ = (
-        "_client", "_connection", "_decision", "_early", "_exchange", "_is_idle", "_is_last", "_parser", "_request", "_session", "_started",
-        "address", "congested", "peer", "refusal",
+        "_client", "_connection", "_decision", "_early", "_is_idle", "_parser", "_plain", "_session", "address", "congested", "peer",
+        "refusal",
     )  # fmt: skip
 
     def __init__(self, connection: Connection) -> None:
@@ -102,11 +95,8 @@ class Opening:
         self._decision: Deferred[None] | None = None
         self._early = b""  # what came behind the head while the application decides
         self._client: Client | None = None  # that a trusted proxy names
-        self._exchange: Exchange | None = None  # of a plain request, and what it is about, and since when
-        self._request: Request | None = None
-        self._started = 0.0
+        self._plain: PlainRequests | None = None  # made for the first
         self._is_idle = False  # between two requests
-        self._is_last = False  # no further request is wanted
         self.congested = False
         self.peer: str | None = None
         self.address: IAddress | None = None  # that the factory was told
@@ -125,8 +115,9 @@ class Opening:
 
     def receive(self, data: bytes) -> bytes:
         """Take bytes; return what came behind the head, if the session is open already."""
-        if self._exchange is not None:
-            self._exchange.received(data)
+        exchange = self._exchange
+        if exchange is not None:
+            exchange.received(data)
             return b""
         if self._parser is None:
             self._hold_early(data)
@@ -155,8 +146,9 @@ class Opening:
 
     def expired(self) -> None:
         """Its deadline has come."""
-        if self._exchange is not None:
-            self._exchange.expired()
+        exchange = self._exchange
+        if exchange is not None:
+            exchange.expired()
         elif self._is_idle:
             self._connection.refuse(b"")
         elif self._session is None:
@@ -177,12 +169,10 @@ class Opening:
 
     def shut(self, *, at_once: bool) -> None:
         """There will be no session any more: the server goes away."""
-        if self._exchange is not None:
-            self._is_last = True
+        if self._plain is not None and self._plain.exchange is not None:
+            self._plain.shut()
             if at_once:
                 self._connection.cut(Cause.DRAIN)
-            else:
-                self._exchange.shut()
             return
         if self._is_idle and not at_once:
             self._connection.refuse(b"")
@@ -200,29 +190,30 @@ class Opening:
     def lost(self, cause: Cause) -> None:
         """The connection has gone: tell who waits for it."""
         self.cancel()
-        exchange, self._exchange = self._exchange, None
-        if exchange is not None:
+        if self._plain is not None and self._plain.exchange is not None:
             cut = self.refusal[0] if self.refusal is not None else None
-            self._log(0, 0, cut or cause)
             self.refusal = (None, None, "the connection ended before the answer was complete")
-            exchange.lost()
+            self._plain.lost(cut or cause)
 
     @property
     def is_full(self) -> bool:
         """Whether no more is to be read for now."""
-        return self._exchange.held if self._exchange is not None else len(self._early) > self._connection.site.limits.inbox_size > 0
+        exchange = self._exchange
+        return exchange.held if exchange is not None else len(self._early) > self._connection.site.limits.inbox_size > 0
 
     def congest(self) -> None:
         """The transport's buffer is over its high-water mark."""
         self.congested = True
-        if self._exchange is not None:
-            self._exchange.congested()
+        exchange = self._exchange
+        if exchange is not None:
+            exchange.congested()
 
     def decongest(self) -> None:
         """The transport's buffer has left."""
         self.congested = False
-        if self._exchange is not None:
-            self._exchange.decongested()
+        exchange = self._exchange
+        if exchange is not None:
+            exchange.decongested()
 
     def endpoints(self) -> Endpoints:
         """Return both ends of the connection, as of the latest request."""
@@ -236,29 +227,18 @@ class Opening:
 
     def _answer(self, answerer: Answerer, request: Request, head: bytes, rest: bytes) -> None:
         """Hand a plain request on."""
-        site = self._connection.site
-        self._request, self._started = request, site.clock.seconds()
+        if self._plain is None:
+            self._plain = PlainRequests(self._connection)
         self.refusal = None
-        self._exchange = exchange = answerer(self._connection, request, self.endpoints())
-        if site.registry.draining or self._is_last:
-            self._is_last = True
-            exchange.shut()
-        exchange.begin(head)
-        if self.congested and self._exchange is exchange:
-            exchange.congested()
-        if rest:
-            if self._exchange is exchange:
-                exchange.received(rest)
-            else:  # it is over already
-                self._connection.put_back(rest)
+        self._plain.answer(answerer, request, head, rest, self.endpoints(), self.peer or "unknown")
+        if self.congested:
+            self.congest()
 
     def answered(self, status: int, octets: int, rest: bytes, *, persistent: bool) -> None:
-        """An exchange is over."""
+        """A plain request is answered: await the next, or end."""
         connection = self._connection
-        self._log(status, octets, None)
-        self._exchange = self._request = None
         self.refusal = (None, status, "a plain request")
-        if not persistent or self._is_last or not self._connection.is_opening:
+        if self._plain is None or not self._plain.done(status, octets, persistent=persistent):
             connection.refuse(b"")
             return
         handshake = connection.site.handshake
@@ -267,11 +247,9 @@ class Opening:
         connection.put_deadline(connection.site.http.http_idle_timeout)
         connection.put_back(rest)
 
-    def _log(self, status: int, octets: int, cause: Cause | None) -> None:
-        site, request = self._connection.site, self._request
-        if request is not None:
-            site.metrics.answered[status // 100] += 1
-            site.observer.answered(self.peer or "unknown", request, status, octets, site.clock.seconds() - self._started, cause)
+    @property
+    def _exchange(self) -> Exchange | None:
+        return self._plain.exchange if self._plain is not None else None
 
     # The request
 
