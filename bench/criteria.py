@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT))
 
 from bench.summary import Figure, Rows, Spread, idle_share, kilobytes, latency  # noqa: E402 - found through the line above
 
-HANDLER, COROUTINE = "ours-handler", "ours-coroutine"
+HANDLER, COROUTINE, ASGI = "ours-handler", "ours-coroutine", "ours-asgi"
 ONE, SIXTEEN, LARGE_TEXT, LARGE = (
     "64 B text, 1 in flight",
     "64 B text, 16 in flight",
@@ -56,6 +56,12 @@ def absolute(limit: float, section: str, case: str, server: str, figure: Figure,
     return Criterion(text, limit, lambda rows: rows.spread(section, case, server, figure), unit)
 
 
+def memory_ratio(limit: float, server: str, peer: str, text: str) -> Criterion:
+    """Ours ÷ a peer's memory for an idle connection, of 5,000: more are too many for some peers."""
+    case = "5,000 connections"
+    return Criterion(f"{text} ÷ {peer}", limit, lambda rows: rows.ratio("idle", case, server, peer, kilobytes))
+
+
 def stalled_ratio(rows: Rows) -> Spread | None:
     """Return how much longer the last subscriber that reads waits when others do not read.
 
@@ -77,6 +83,15 @@ CRITERIA = [
     ratio(1.0, "echo", ONE, COROUTINE, "aiohttp", "coroutine, 64 B, 1 in flight"),
     ratio(0.55, "echo", ONE, COROUTINE, "websockets", "coroutine, 64 B, 1 in flight"),
     ratio(0.7, "echo", SIXTEEN, COROUTINE, "picows", "coroutine, 64 B, 16 in flight"),
+    ratio(0.4, "echo", ONE, ASGI, "uvicorn-websockets", "ASGI, 64 B, 1 in flight"),
+    ratio(0.45, "echo", ONE, ASGI, "uvicorn-wsproto", "ASGI, 64 B, 1 in flight"),
+    ratio(0.5, "echo", ONE, ASGI, "granian", "ASGI, 64 B, 1 in flight"),
+    ratio(0.2, "echo", ONE, ASGI, "daphne", "ASGI, 64 B, 1 in flight"),
+    ratio(0.2, "echo", SIXTEEN, ASGI, "uvicorn-websockets", "ASGI, 64 B, 16 in flight"),
+    ratio(0.5, "echo", LARGE_TEXT, ASGI, "uvicorn-websockets", "ASGI, 16 KiB text"),
+    ratio(0.5, "echo", LARGE, ASGI, "uvicorn-websockets", "ASGI, 16 KiB binary"),
+    ratio(0.5, "echo", LARGE, ASGI, "uvicorn", "ASGI, 16 KiB binary, its newest implementation"),
+    memory_ratio(0.5, ASGI, "uvicorn", "ASGI, an idle connection of 5,000"),
     ratio(1.2, "churn", CHURN, HANDLER, "picows", "handler, connect and close"),
     ratio(0.45, "churn", CHURN, HANDLER, "autobahn", "handler, connect and close"),
     absolute(8, "idle", IDLE, HANDLER, kilobytes, " KB", "handler, an idle connection of 10,000"),
