@@ -111,7 +111,11 @@ WRONG = [
     _app("application of no attribute", "wrong:nothing", "nothing", "wrong.py"),
     _app("application that is a number", "wrong:number", "int", "handler class"),
     _app("application of four arguments", "wrong:of_four", "function", "handler class"),
-    _app("application of another kind", "wrong:asgi", "ASGI"),
+    _app("ASGI application that is none", "wrong:NoHandler", "NoHandler", "scope, receive and send", more=("--app-kind", "asgi")),
+    _app("ASGI application with no asyncio loop", "wrong:asgi", "asyncio", twistd=("--reactor=epoll",)),
+    _app("factory that takes arguments", "wrong:of_four", "--factory", "no arguments", more=("--factory",)),
+    Wrong("proxy that is no address", ("--trusted-proxies", "10.0.0.1/8"), ("--trusted-proxies", "10.0.0.1/8", "10.0.0.0/8")),
+    Wrong("root path with a slash at its end", ("--root-path", "/api/"), ("--root-path", "/api/")),
     _app("application of yet another kind", "wrong:wsgi", "WSGI"),
     _app("handler with a callback missing", "wrong:NoHandler", "received"),
     _app("handler with a coroutine function", "wrong:AsyncHandler", "received", "async def app(session)"),
@@ -133,6 +137,21 @@ def run(*line: str, cwd: Path, twistd: tuple[str, ...] = (), variables: dict[str
         [str(TWISTD), "-n", "--pidfile=", *twistd, "twistedws", *line],
         cwd=cwd, env={**clean, **(variables or {})}, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (("wrong:cannot_start",), "no database"),
+        (("--lifespan", "on", "wrong:asgi"), "the application does not answer lifespan.startup: it returned without an answer"),
+    ],
+)
+def test_application_that_does_not_start(line: tuple[str, ...], says: str, tmp_path: Path) -> None:
+    """A startup that fails ends the process, before it listens, with the application's message and status 1."""
+    result = run("--app-dir", str(APPS), "--port", "0", *line, cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr == f"twistedws: the application did not start: {says}\n"
+    assert "listening" not in result.stdout
 
 
 def _one_line(result: subprocess.CompletedProcess[str]) -> str:

@@ -1,5 +1,9 @@
 """What is no application, for the tests of wrong configurations."""
 
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
 number = 3
 
 
@@ -14,6 +18,11 @@ def wsgi(environ: object, start_response: object) -> list[bytes]:
 
 async def asgi(scope: object, receive: object, send: object) -> None:
     """Look like ASGI."""
+
+
+async def cannot_start(scope: object, receive: object, send: Callable[[dict[str, str]], Awaitable[None]]) -> None:
+    """Say that a startup fails."""
+    await send({"type": "lifespan.startup.failed", "message": "no database"})
 
 
 async def coroutine(session: object) -> None:
