@@ -16,6 +16,7 @@ import re
 from binascii import b2a_base64
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
 from ipaddress import AddressValueError, IPv6Address
@@ -241,6 +242,8 @@ def _request(head: bytes, max_headers: int) -> Request:
     method, target, major, minor = line.groups()
     if major != b"1":
         raise BadRequest(505, "This server speaks HTTP/1.1.")
+    if method == b"CONNECT":  # RFC 9110 section 9.3.6: its answer would be a tunnel
+        raise BadRequest(501, "This server is no proxy: it knows no CONNECT.")
     lines = head.count(b"\r\n", line.end()) - 1
     if lines > max_headers:
         raise BadRequest(431, "The request has too many header fields.")
@@ -498,13 +501,38 @@ def switching_protocols(upgrade: Upgrade, subprotocol: str | None, extensions: s
     return _101 + accept_key(upgrade.key) + more + b"\r\n\r\n"
 
 
-def response(status: int, headers: Iterable[tuple[str, str]], body: bytes | str, *, head_only: bool = False) -> bytes:
+def check_trailers(lines: Iterable[bytes | bytearray]) -> None:
+    """Make sure that what stands behind a chunked body, cut at CRLF, are fields and nothing else (RFC 9112 section 7.1.2).
+
+    Raises:
+        BadRequest: A line is no field. Software before us that ends lines at a bare LF would see another request there.
+    """
+    for line in lines:
+        piece = bytes(line)
+        if piece.translate(None, _VALUE_BYTES) or not _fields(piece + b"\r\n"):
+            raise BadRequest(400, "What follows a chunked body must be header fields.")
+
+
+def http_date(now: float) -> str:
+    """Return a time, in seconds since the epoch, as the Date field has it (RFC 9110 section 5.6.7)."""
+    return _second_as_date(int(now))
+
+
+@lru_cache(1)
+def _second_as_date(second: int) -> str:
+    return formatdate(second, usegmt=True)
+
+
+def response(
+    status: int, headers: Iterable[tuple[str, str]], body: bytes | str, *, now: float | None = None, head_only: bool = False
+) -> bytes:
     """Return a complete HTTP/1.1 answer after which the connection is closed.
 
     Args:
         status: 200 to 599; 204 and 304 are sent without a body (RFC 9110 section 6.4.1).
         headers: Pairs of name and value. Content-Type is UTF-8 text unless it is among them.
         body: Text is sent as UTF-8.
+        now: Seconds since the epoch, for the Date field, which an origin server has to send (RFC 9110 section 6.6.1); None for none.
         head_only: Leave out the body, as the answer to HEAD does (RFC 9110 section 9.3.2).
 
     Raises:
@@ -524,6 +552,8 @@ def response(status: int, headers: Iterable[tuple[str, str]], body: bytes | str,
         lines.append(f"Content-Length: {len(content)}")
     if "x-content-type-options" not in given:
         lines.append("X-Content-Type-Options: nosniff")
+    if now is not None and "date" not in given:
+        lines.append(f"Date: {http_date(now)}")
     # RFC 9110 section 7.8: who sends Upgrade must name it in Connection too
     lines.append("Connection: close, Upgrade" if "upgrade" in given else "Connection: close")
     head = "\r\n".join([*lines, "", ""]).encode("latin-1")

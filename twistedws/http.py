@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 from twisted.internet.interfaces import IPushProducer, ITransport
@@ -26,7 +25,7 @@ from zope.interface import implementer
 from twistedws import config
 from twistedws.errors import Cause
 from twistedws.exchange import Carrier, Endpoints
-from twistedws.handshake import Request, connection_tokens, response
+from twistedws.handshake import BadRequest, Request, check_trailers, connection_tokens, http_date, response
 
 BODY_STEP = 65536  # bytes of a request body that must come within body_timeout
 
@@ -122,7 +121,9 @@ class Channel(http.HTTPChannel):
             self.fail(413, "The request body is too large.")
             return
         self._arm()
-        self.dataReceived(head)
+        # Of the version Twisted knows what we know of it, and no higher 1.x; ours has made it one of two.
+        method, target = self.head.method.encode(), self.head.target.encode()
+        self.dataReceived(b"%b %b HTTP/%b%b" % (method, target, self.head.version.encode(), head[head.index(b"\r\n") :]))
 
     def received(self, data: bytes) -> None:
         """Bytes of the body, or behind it, have come."""
@@ -238,13 +239,27 @@ class Channel(http.HTTPChannel):
             self._answer(500, "internal server error")
 
     def _answer(self, status: int, text: str) -> None:
-        answer = response(status, (), text, head_only=self.head.method == "HEAD")
+        answer = response(status, (), text, now=time.time(), head_only=self.head.method == "HEAD")
         self._carrier.write(answer)
         self._end(status, len(text), b"", persistent=False)
         for request in self.requests:
             request.connectionLost(None)
 
     # Twisted's side
+
+    def lineReceived(self, line: bytes) -> None:
+        """A line of the head; none is looked at any more once the exchange is over."""
+        if not self._is_over:
+            super().lineReceived(line)
+
+    def _finishRequestBody(self, data: bytes) -> None:
+        """The body is complete, chunked or not; the decoder of chunks leaves what follows it unchecked."""
+        try:
+            check_trailers(getattr(self._transferDecoder, "_trailerHeaders", ()))
+        except BadRequest as bad:
+            self.fail(bad.status, bad.text)
+            return
+        super()._finishRequestBody(data)
 
     def allContentReceived(self) -> None:
         """The request is complete."""
@@ -289,6 +304,9 @@ class Channel(http.HTTPChannel):
 
     def _end(self, status: int, octets: int, rest: bytes, *, persistent: bool) -> None:
         self._is_over, self._is_held = True, False
+        self._dataBuffer = []
+        self.transport = None  # a cycle, which would wait for the collector
+        self._networkProducer: Any = None
         self._carrier.answered(status, octets, rest, persistent=persistent)
 
 
@@ -336,10 +354,4 @@ class _Transport:
 
 def date() -> bytes:
     """Return the Date field of a response (RFC 9110 section 6.6.1)."""
-    return _date(int(time.time()))
-
-
-@lru_cache(1)
-def _date(second: int) -> bytes:
-    text: bytes = http.datetimeToString(second)
-    return text
+    return http_date(time.time()).encode()

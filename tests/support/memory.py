@@ -23,6 +23,8 @@ from zope.interface import implementer
 from twistedws import config
 from twistedws.drain import Drain
 from twistedws.errors import Cause, Close
+from twistedws.exchange import Answerer
+from twistedws.handshake import Request
 from twistedws.keepalive import TICK, KeepaliveService
 from twistedws.metrics import Metrics
 from twistedws.origin import OriginPolicy
@@ -252,6 +254,7 @@ class Ledger:
         self.sessions: list[Session] = []
         self.refusals: list[tuple[Cause | None, int | None, str]] = []
         self.ends: list[Close] = []
+        self.answers: list[tuple[str, str, int, Cause | None]] = []  # peer, target, status, why it was cut
 
     def opened(self, session: Session) -> None:
         self.sessions.append(session)
@@ -262,6 +265,9 @@ class Ledger:
 
     def refused(self, peer: str, cause: Cause | None, status: int | None, why: str) -> None:
         self.refusals.append((cause, status, why))
+
+    def answered(self, peer: str, request: Request, status: int, octets: int, duration: float, cause: Cause | None) -> None:
+        self.answers.append((peer, request.target, status, cause))
 
 
 def _start(awaitable: Awaitable[None]) -> Deferred[None]:
@@ -286,6 +292,7 @@ class World:
         admit: Callable[[Session], Awaitable[None] | None] | None = None,
         subprotocols: tuple[str, ...] = (),
         page: bytes | None = None,
+        answerer: Answerer | None = None,
         most_connections: int = 0,
         **settings: Any,
     ) -> None:
@@ -308,7 +315,7 @@ class World:
         self.wheel = keepalive.wheel
         self.factory = SiteFactory(
             Site(
-                application=Application(remember, "test", admit, subprotocols, page),
+                application=Application(remember, "test", admit, subprotocols, page, answerer=answerer),
                 handshake=configuration.handshake,
                 limits=configuration.limits,
                 output=configuration.output,

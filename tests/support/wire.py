@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from twistedws.errors import Close
+from twistedws.exchange import Endpoints
 from twistedws.frames import TEXT
 from twistedws.handshake import Request
 from twistedws.session import Framed, Session, SlowConsumer
@@ -59,6 +60,9 @@ class FakeWire:
 
     def buffered(self) -> int:
         return self.waiting
+
+    def endpoints(self) -> Endpoints:
+        return Endpoints(("192.0.2.1", 5), ("192.0.2.80", 80), False)
 
     def named(self, *names: str) -> list[tuple[object, ...]]:
         """The calls of these names, in order."""

@@ -214,7 +214,7 @@ def test_absolute_target_with_ipv6() -> None:
         (b"GET / http/1.1", 400), (b"GET / HTTP/1,1", 400), (b"GET / HTTP/1.x", 400),
         (b"G\xc4T / HTTP/1.1", 400), (b"G(T / HTTP/1.1", 400), (b"GET: / HTTP/1.1", 400),
         (b"GET / HTTP/1.\xb2", 400), (b"GET / HTTP/2.0", 505), (b"PRI * HTTP/2.0", 505),
-        (b"GET / HTTP/0.9", 505), (b"GET / HTTP/3.0", 505), (b"CONNECT example.com:443 HTTP/1.1", 400),
+        (b"GET / HTTP/0.9", 505), (b"GET / HTTP/3.0", 505), (b"CONNECT example.com:443 HTTP/1.1", 501),
         (b"OPTIONS * HTTP/1.1", 400), (b"GET / HTTP/1.1 HTTP/1.1", 400),
     ],
 )  # fmt: skip

@@ -318,6 +318,11 @@ class ServerProtocol(MessageAssembly):
                 self.write(answer)
             self._finish(read_on=True)
 
+    def leave(self) -> None:
+        """End between two requests, once what was answered has left."""
+        if self._stage is _Stage.OPENING:
+            self._finish(read_on=False)
+
     def put_back(self, data: bytes) -> None:
         """Have bytes looked at in a coming turn of the loop, before any others, and read on then."""
         self._unread = data + self._unread

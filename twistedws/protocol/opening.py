@@ -13,6 +13,7 @@ Laws of this module:
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from inspect import isawaitable
 from typing import Protocol
@@ -66,6 +67,9 @@ class Connection(Wire, PlainConnection, Protocol):
     def refuse(self, answer: bytes) -> None:
         """Write the answer, if any, and end."""
 
+    def leave(self) -> None:
+        """End between two requests, when the peer has nothing to say."""
+
     def dataReceived(self, data: bytes) -> None:
         """Bytes have come, or came before they could be looked at."""
 
@@ -83,8 +87,8 @@ class Opening:
     """
 
     __slots__ = (
-        "_client", "_connection", "_decision", "_early", "_is_idle", "_parser", "_plain", "_session", "address", "congested", "peer",
-        "refusal",
+        "_client", "_connection", "_decision", "_early", "_is_idle", "_is_stalled", "_parser", "_plain", "_rest", "_session", "_taken",
+        "address", "congested", "peer", "refusal",
     )  # fmt: skip
 
     def __init__(self, connection: Connection) -> None:
@@ -97,6 +101,9 @@ class Opening:
         self._client: Client | None = None  # that a trusted proxy names
         self._plain: PlainRequests | None = None  # made for the first
         self._is_idle = False  # between two requests
+        self._is_stalled = False  # between two requests, and the peer has not taken the answers yet
+        self._rest = b""  # what came behind them
+        self._taken = 0  # of what was written, when a deadline for it was put
         self.congested = False
         self.peer: str | None = None
         self.address: IAddress | None = None  # that the factory was told
@@ -134,10 +141,12 @@ class Opening:
             head, rest, self._parser = self._parser.head, self._parser.rest, None
             if not self._locate(request):
                 return b""
-            if wants_upgrade(request):
+            answerer = self._connection.site.application.answerer
+            # RFC 9110 section 7.8: an Upgrade in HTTP/1.0 must be ignored; who answers nothing else says what is wrong with it
+            if wants_upgrade(request) and (answerer is None or request.version != "1.0"):
                 self._upgrade(request, check_upgrade(request), rest)
-            elif self._connection.site.application.answerer is not None:
-                self._answer(self._connection.site.application.answerer, request, head, rest)
+            elif answerer is not None:
+                self._answer(answerer, request, head, rest)
             else:
                 self._answer_plain(request)
         except BadRequest as bad:
@@ -149,8 +158,13 @@ class Opening:
         exchange = self._exchange
         if exchange is not None:
             exchange.expired()
+        elif self._is_stalled:
+            if self._connection.written - self._connection.buffered() > self._taken:
+                self._await_progress()
+            else:
+                self._connection.cut(Cause.WRITE_STALL)
         elif self._is_idle:
-            self._connection.refuse(b"")
+            self._connection.leave()
         elif self._session is None:
             self._refuse(408, "the request took too long", "no whole request head in time", cause=Cause.HANDSHAKE_TIMEOUT)
         else:
@@ -174,8 +188,8 @@ class Opening:
             if at_once:
                 self._connection.cut(Cause.DRAIN)
             return
-        if self._is_idle and not at_once:
-            self._connection.refuse(b"")
+        if (self._is_idle or self._is_stalled) and not at_once:
+            self._connection.leave()
             return
         self.cancel()
         if not self._is_idle:
@@ -199,7 +213,9 @@ class Opening:
     def is_full(self) -> bool:
         """Whether no more is to be read for now."""
         exchange = self._exchange
-        return exchange.held if exchange is not None else len(self._early) > self._connection.site.limits.inbox_size > 0
+        if exchange is not None:
+            return exchange.held
+        return self._is_stalled or len(self._early) > self._connection.site.limits.inbox_size > 0
 
     def congest(self) -> None:
         """The transport's buffer is over its high-water mark."""
@@ -214,6 +230,10 @@ class Opening:
         exchange = self._exchange
         if exchange is not None:
             exchange.decongested()
+        elif self._is_stalled:
+            self._is_stalled = False
+            self._await_request(self._rest)
+            self._rest = b""
 
     def endpoints(self) -> Endpoints:
         """Return both ends of the connection, as of the latest request."""
@@ -230,7 +250,11 @@ class Opening:
         if self._plain is None:
             self._plain = PlainRequests(self._connection)
         self.refusal = None
-        self._plain.answer(answerer, request, head, rest, self.endpoints(), self.peer or "unknown")
+        rest = self._plain.answer(answerer, request, head, rest, self.endpoints(), self.peer or "unknown")
+        if rest and self._is_stalled:
+            self._rest += rest
+        elif rest and self._connection.is_opening:
+            self._connection.put_back(rest)
         if self.congested:
             self.congest()
 
@@ -240,7 +264,22 @@ class Opening:
         self.refusal = (None, status, "a plain request")
         if self._plain is None or not self._plain.done(status, octets, persistent=persistent):
             connection.refuse(b"")
-            return
+        elif self.congested:  # what it has asked for so far is to be taken first: answers are bounded by nothing else
+            self._rest, self._is_stalled = rest, True
+            connection.pause()
+            self._await_progress()
+        else:
+            self._await_request(rest)
+
+    def _await_progress(self) -> None:
+        """Give the peer its time to take some of what it was answered."""
+        connection = self._connection
+        self._taken = connection.written - connection.buffered()
+        connection.put_deadline(connection.site.output.write_stall_timeout)
+
+    def _await_request(self, rest: bytes) -> None:
+        """Await the next request, of which there may be bytes."""
+        connection = self._connection
         handshake = connection.site.handshake
         self._parser = HeadParser(handshake.max_head_size, handshake.max_headers)
         self._is_idle = True
@@ -408,6 +447,6 @@ class Opening:
         head_only: bool = False,
     ) -> None:
         """Answer with something other than 101 and end the connection; no cause if it never asked to be a session."""
-        answer = response(status, headers, body, head_only=head_only)
+        answer = response(status, headers, body, now=time.time(), head_only=head_only)
         self.refusal = (cause, status, why)
         self._connection.refuse(answer)

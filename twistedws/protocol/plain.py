@@ -40,7 +40,7 @@ class PlainRequests:
         self.exchange: Exchange | None = None
         self.is_last = False
 
-    def answer(self, answerer: Answerer, request: Request, head: bytes, rest: bytes, endpoints: Endpoints, peer: str) -> None:
+    def answer(self, answerer: Answerer, request: Request, head: bytes, rest: bytes, endpoints: Endpoints, peer: str) -> bytes:
         """Hand a request on.
 
         Args:
@@ -50,6 +50,9 @@ class PlainRequests:
             rest: What came behind it.
             endpoints: Between whom.
             peer: The client's address for the log.
+
+        Returns:
+            What came behind the request, if it is answered already.
         """
         site = self._connection.site
         self._request, self._peer, self._started = request, peer, site.clock.seconds()
@@ -57,8 +60,11 @@ class PlainRequests:
         if site.registry.draining or self.is_last:
             self.shut()
         exchange.begin(head)
-        if rest and self.exchange is exchange:  # it may be over already, for what the head says
+        if self.exchange is not exchange:  # it is over already
+            return rest
+        if rest:
             exchange.received(rest)
+        return b""
 
     def done(self, status: int, octets: int, *, persistent: bool) -> bool:
         """One is answered; say whether another may follow."""

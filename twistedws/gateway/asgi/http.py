@@ -31,6 +31,7 @@ _log = Logger()
 
 _EXTENSIONS: dict[str, dict[str, Any]] = {"http.response.pathsend": {}}
 _FILE_PIECE = 65536
+_FAREWELLS = 16  # disconnects that come as fast as they are asked for: frameworks ask in several places; a loop may ask for ever
 _ASKED_BY_SERVER = (b"connection", b"transfer-encoding", b"keep-alive")  # how a response is carried is decided here
 
 
@@ -74,6 +75,7 @@ class HttpRequest(StreamedRequest):
         self._has_whole_body = self._is_gone = False
         self._body_received = False  # by the application, to its end
         self._length: int | None = None  # of the response's body that is still to come; None for any
+        self._farewells = 0
         self._waiters: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -125,7 +127,8 @@ class HttpRequest(StreamedRequest):
         self._exchange.proceed()
         while True:
             if self._is_gone or self._stage is _Stage.COMPLETE:
-                await asyncio.sleep(0)  # also for a loop that takes no notice of it
+                self._farewells += 1
+                await asyncio.sleep(0 if self._farewells < _FAREWELLS else 1)
                 return {"type": "http.disconnect"}
             if self._pieces or (self._has_whole_body and not self._body_received):
                 body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)

@@ -67,13 +67,14 @@ _ACCEPTS = {
 class WebSocket(Pump):
     """One session's handler, and what the application calls: ``receive`` and ``send``."""
 
-    __slots__ = ("_decision", "_denial", "_has_connected", "_has_left", "_hosted", "_stage")
+    __slots__ = ("_decision", "_denial", "_has_connected", "_has_heard", "_has_left", "_hosted", "_stage")
 
     def __init__(self, session: Session, hosted: Hosted) -> None:
         super().__init__(session, hosted.tasks, hosted.share, hosted.inbox_size)
         self._hosted = hosted
         self._stage = _Stage.CONNECTING
-        self._has_connected = self._has_left = False  # whether websocket.connect was received; whether the peer did not wait
+        self._has_connected = self._has_heard = False  # whether the application has received connect, and disconnect
+        self._has_left = False  # whether the peer did not wait for its decision
         self._decision: Deferred[None] | None = None
         self._denial: tuple[int, list[Header], bytearray] | None = None
 
@@ -94,13 +95,15 @@ class WebSocket(Pump):
     # What the application calls
 
     async def receive(self) -> Event:
-        """Wait for the next event: connect, then messages, then disconnect, for ever."""
+        """Wait for the next event: connect, then messages, then disconnect; who asks again is left to wait until it is cancelled."""
         while not self.inbox:
             if not self._has_connected:
                 self._has_connected = True
                 return {"type": "websocket.connect"}
             if self.is_gone:
-                await asyncio.sleep(0)  # also for a loop that takes no notice of it
+                if self._has_heard:
+                    await self._loop.create_future()  # Channels asks again after each event
+                self._has_heard = True
                 return self._disconnect()
             with suppress(Closed):
                 await self.message()

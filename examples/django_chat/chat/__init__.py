@@ -1,0 +1,1 @@
+"""A chat with Django Channels; the README beside says how to run it."""
