@@ -65,7 +65,6 @@ class ServerProtocol(MessageAssembly):
         """The transport is there."""
         self.site.registry.connected(self)
         self._set_no_delay()
-        self.transport.registerProducer(self, True)
         if self._opening is not None:
             self._opening.begin()
 
@@ -232,8 +231,7 @@ class ServerProtocol(MessageAssembly):
         site, session = self.site, self.session
         site.keepalive.wheel.take(self)
         site.registry.disconnected(self)
-        if self._address is not None:
-            site.registry.leave(self._address)
+        self.leave()
         opening = self._opening
         if opening is not None:
             opening.lost(cause_of(reason))
@@ -306,10 +304,15 @@ class ServerProtocol(MessageAssembly):
 
     def enter(self, address: str) -> int:
         """Count it among the connections from an address, until it ends or enters another; return how many there are now."""
-        if self._address is not None:
-            self.site.registry.leave(self._address)
+        self.leave()
         self._address = address
         return self.site.registry.enter(address)
+
+    def leave(self) -> None:
+        """Count it no more among the connections from an address."""
+        if self._address is not None:
+            self.site.registry.leave(self._address)
+            self._address = None
 
     def refuse(self, answer: bytes) -> None:
         """Answer with something other than 101, if anything, and end."""
@@ -318,7 +321,11 @@ class ServerProtocol(MessageAssembly):
                 self.write(answer)
             self._finish(read_on=True)
 
-    def leave(self) -> None:
+    def heard(self) -> None:
+        """The first bytes have come. Not before: with a producer, the end that a PROXY protocol wrapper asks for would wait for it."""
+        self.transport.registerProducer(self, True)
+
+    def hang_up(self) -> None:
         """End between two requests, once what was answered has left."""
         if self._stage is _Stage.OPENING:
             self._finish(read_on=False)

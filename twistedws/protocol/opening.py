@@ -40,7 +40,7 @@ from twistedws.handshake import (
 from twistedws.protocol.deflate import BoundedDeflate, negotiate
 from twistedws.protocol.plain import Connection as PlainConnection
 from twistedws.protocol.plain import PlainRequests
-from twistedws.protocol.transports import address_text, host_of, place_of
+from twistedws.protocol.transports import address_text, canonical, host_of, place_of, place_text
 from twistedws.proxy import Client
 from twistedws.session import Handler, Session, Wire
 
@@ -68,6 +68,12 @@ class Connection(Wire, PlainConnection, Protocol):
         """Write the answer, if any, and end."""
 
     def leave(self) -> None:
+        """Count it no more among the connections from an address."""
+
+    def heard(self) -> None:
+        """The first bytes have come."""
+
+    def hang_up(self) -> None:
         """End between two requests, when the peer has nothing to say."""
 
     def dataReceived(self, data: bytes) -> None:
@@ -164,7 +170,7 @@ class Opening:
             else:
                 self._connection.cut(Cause.WRITE_STALL)
         elif self._is_idle:
-            self._connection.leave()
+            self._connection.hang_up()
         elif self._session is None:
             self._refuse(408, "the request took too long", "no whole request head in time", cause=Cause.HANDSHAKE_TIMEOUT)
         else:
@@ -189,7 +195,7 @@ class Opening:
                 self._connection.cut(Cause.DRAIN)
             return
         if (self._is_idle or self._is_stalled) and not at_once:
-            self._connection.leave()
+            self._connection.hang_up()
             return
         self.cancel()
         if not self._is_idle:
@@ -238,7 +244,7 @@ class Opening:
     def endpoints(self) -> Endpoints:
         """Return both ends of the connection, as of the latest request."""
         transport, client = self._connection.transport, self._client
-        server = place_of(transport.getHost())
+        server = place_of(canonical(transport.getHost()))
         if client is not None:
             return Endpoints((client.host, client.port) if client.host else None, server, client.secure)
         return Endpoints(place_of(self._near()), server, ISSLTransport.providedBy(transport))
@@ -283,6 +289,8 @@ class Opening:
         handshake = connection.site.handshake
         self._parser = HeadParser(handshake.max_head_size, handshake.max_headers)
         self._is_idle = True
+        if self._client is not None:  # a proxy's connection, which is nobody's until its next request
+            connection.leave()
         connection.put_deadline(connection.site.http.http_idle_timeout)
         connection.put_back(rest)
 
@@ -296,12 +304,18 @@ class Opening:
         """The address at the other end of the connection, the client's or a proxy's."""
         transport, peer = self._connection.transport, self.address
         if peer is None or isinstance(transport, ProtocolWrapper):  # behind a PROXY protocol it is another's by now
-            peer = transport.getPeer()
+            peer = canonical(transport.getPeer())
         return peer
 
     def _enter(self) -> bool:
         """Note the address, now known also behind a PROXY protocol, and count the connection by it; not by a trusted proxy's."""
-        near = self._near()
+        self._connection.heard()
+        try:
+            near = self._near()
+        except ValueError:
+            self.peer, self.refusal = "unknown", (Cause.HANDSHAKE_REFUSED, None, "its PROXY header has an address that is none")
+            self._connection.abort()
+            return False
         self.peer = address_text(near)
         proxies = self._connection.site.proxies
         return (bool(proxies) and proxies.trusts(host_of(near))) or self._count(host_of(near))
@@ -318,8 +332,7 @@ class Opening:
         port = (place[1] or 0) if place is not None and host else 0
         secure = ISSLTransport.providedBy(self._connection.transport)
         self._client = client = proxies.client(host, port, secure, request.headers)
-        if (client.host, client.port) != (host, port):
-            self.peer = f"{client.host}:{client.port}" if client.port else client.host
+        self.peer = address_text(near) if (client.host, client.port) == (host, port) else place_text(client.host, client.port)
         return self._count(client.host)
 
     def _count(self, host: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 from OpenSSL.SSL import Error as TLSError
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -50,6 +52,27 @@ def place_of(address: IAddress) -> tuple[str, int | None] | None:
     if isinstance(address, UNIXAddress) and address.name:
         return address.name.decode("utf-8", "replace"), None
     return None
+
+
+def canonical(address: IAddress) -> IAddress:
+    """Return an address with its host as it is written in one way only: a PROXY header, as Twisted reads it, may have any.
+
+    Raises:
+        ValueError: It is none: Twisted does not look.
+    """
+    if not isinstance(address, (IPv4Address, IPv6Address)):
+        return address
+    if not 0 <= address.port <= 65535:
+        raise ValueError(f"port: {address.port}")
+    host, percent, zone = address.host.partition("%")
+    return type(address)(address.type, str(ip_address(host)) + percent + zone, address.port)
+
+
+def place_text(host: str, port: int) -> str:
+    """A client's address for the log, its port where it is known."""
+    if not port:
+        return host
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def address_text(address: IAddress) -> str:

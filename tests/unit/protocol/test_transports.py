@@ -16,7 +16,7 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 
 from twistedws.errors import Cause
-from twistedws.protocol.transports import address_text, buffered_in, cause_of, host_of
+from twistedws.protocol.transports import address_text, buffered_in, canonical, cause_of, host_of, place_of, place_text
 
 
 class Descriptor(FileDescriptor):
@@ -73,3 +73,41 @@ def test_what_waits_below_others() -> None:
     assert buffered_in(tls) == 10
     assert buffered_in(StringTransport()) == 0
     assert buffered_in(None) == 0
+
+
+@pytest.mark.parametrize(
+    ("address", "place"),
+    [
+        (IPv4Address("TCP", "192.0.2.1", 5), ("192.0.2.1", 5)),
+        (IPv6Address("TCP", "2001:db8::1", 5), ("2001:db8::1", 5)),
+        (UNIXAddress("/run/ws.sock"), ("/run/ws.sock", None)),
+        (UNIXAddress(None), None),
+        (HostnameAddress(b"example.com", 80), None),
+    ],
+)
+def test_places(address: Any, place: object) -> None:
+    """An address is host and port, or a path, as ASGI has it."""
+    assert place_of(address) == place
+
+
+def test_places_as_text() -> None:
+    """A place has brackets where it has colons and a port."""
+    assert [place_text("192.0.2.1", 5), place_text("2001:db8::1", 5), place_text("2001:db8::1", 0)] == [
+        "192.0.2.1:5",
+        "[2001:db8::1]:5",
+        "2001:db8::1",
+    ]
+
+
+def test_one_way_to_write_an_address() -> None:
+    """However a PROXY header writes an address, it is the same."""
+    assert canonical(IPv6Address("TCP", "0:0:0:0:0:0:0:1", 5)) == IPv6Address("TCP", "::1", 5)
+    assert canonical(IPv6Address("TCP", "FE80::1%eth0", 5)) == IPv6Address("TCP", "fe80::1%eth0", 5)
+    assert canonical(UNIXAddress("/a")) == UNIXAddress("/a")
+
+
+@pytest.mark.parametrize("address", [IPv4Address("TCP", "nowhere", 5), IPv4Address("TCP", "192.0.2.1", 65536)])
+def test_addresses_that_are_none(address: IPv4Address) -> None:
+    """What is no address is told."""
+    with pytest.raises(ValueError, match=r"nowhere|65536"):
+        canonical(address)
