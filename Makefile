@@ -76,6 +76,7 @@ bench: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/generate_asgi.py
 
 clean:
 	rm -rf $(VENV) .tools build dist .coverage .mypy_cache .ruff_cache .import_linter_cache .hypothesis tests/conformance/reports

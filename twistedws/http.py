@@ -216,7 +216,7 @@ class Channel(http.HTTPChannel):
         """The body is wanted: tell a peer that waits to be told (RFC 9110 section 10.1.1)."""
         if self.awaits_continue and not self._is_over:
             self.awaits_continue = False
-            if not self._octets and not self._body_ended:
+            if not self._octets and not self._body_ended and not any(request.startedWriting for request in self.requests):
                 self._carrier.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self._arm()
 

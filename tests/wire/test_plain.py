@@ -278,8 +278,7 @@ class Addresses(SynchronousTestCase):
     """Whose request it is."""
 
     def test_behind_a_proxy(self) -> None:
-        """Each request on a proxy's connection has the client that the proxy names, and is counted by it until it is
-        answered; a session too."""
+        """Each request on a proxy's connection has the client that the proxy names, and is counted by it till the answer; sessions too."""
         world, notes = serve(trusted_proxies=["192.0.2.0/24"], max_connections_per_address=1)
         peer = world.raw(GET.replace(b"\r\n\r\n", b"\r\nX-Forwarded-For: 203.0.113.7\r\nX-Forwarded-Proto: https\r\n\r\n"))
         peer.send(GET.replace(b"\r\n\r\n", b"\r\nX-Forwarded-For: 1.2.3.4, 203.0.113.8\r\n\r\n"))

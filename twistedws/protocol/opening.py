@@ -415,6 +415,10 @@ class Opening:
         if self._session is None:  # the peer, or the deadline, was faster
             return
         site = self._connection.site
+        if site.registry.draining:  # meanwhile
+            self._session = None
+            self._refuse(503, "the server is restarting", "draining", [("Retry-After", RETRY_AFTER)], cause=Cause.DRAIN)
+            return
         try:
             if session.subprotocol is not None and session.subprotocol not in upgrade.subprotocols:
                 raise ValueError(f"subprotocol: {session.subprotocol!r}: the client offered {upgrade.subprotocols}")

@@ -1,4 +1,4 @@
-"""A plain request as an ASGI application sees it (WWW specification 2.5, "HTTP"). Floor 6.
+"""A plain request as an ASGI application sees it (WWW specification, "HTTP"). Floor 6.
 
 Laws of this module:
 
@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import enum
+from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 from twisted.internet.interfaces import IPushProducer
 from twisted.logger import Logger
 from twisted.web import http
+from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
 from twistedws import config
@@ -29,7 +31,6 @@ from twistedws.http import Channel, StreamedRequest, date
 
 _log = Logger()
 
-_EXTENSIONS: dict[str, dict[str, Any]] = {"http.response.pathsend": {}}
 _FILE_PIECE = 65536
 _FAREWELLS = 16  # disconnects that come as fast as they are asked for: frameworks ask in several places; a loop may ask for ever
 _ASKED_BY_SERVER = (b"connection", b"transfer-encoding", b"keep-alive")  # how a response is carried is decided here
@@ -61,12 +62,40 @@ _ACCEPTS = {
 }
 
 
+class _InOrder(Headers):
+    """Response headers in the order in which they were added, as ASGI asks; Twisted's own puts those of one name together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pairs: list[Header] = []
+
+    def addRawHeader(self, name: str | bytes, value: str | bytes) -> None:
+        """Add one."""
+        super().addRawHeader(name, value)
+        self._pairs.append((_bytes(name), _bytes(value)))
+
+    def setRawHeaders(self, name: str | bytes, values: Any) -> None:
+        """Put some in place of those of the name."""
+        super().setRawHeaders(name, values)
+        key = _bytes(name).lower()
+        self._pairs = [pair for pair in self._pairs if pair[0].lower() != key] + [(key, _bytes(value)) for value in values]
+
+    def getAllRawHeaders(self) -> Iterator[tuple[bytes, Sequence[bytes]]]:
+        """Return them as they are to be written."""
+        return ((name, (value,)) for name, value in self._pairs)
+
+
+def _bytes(text: str | bytes) -> bytes:
+    return text.encode("latin-1") if isinstance(text, str) else text
+
+
 @implementer(IPushProducer)
 class HttpRequest(StreamedRequest):
     """One request: Twisted's, and what the application calls: ``receive`` and ``send``."""
 
     def __init__(self, channel: Channel, hosted: Hosted) -> None:
         super().__init__(channel)
+        self.responseHeaders = _InOrder()
         self._exchange = channel  # Twisted's ``channel`` goes away with the end of the response
         self._hosted = hosted
         self._stage = _Stage.NOTHING
@@ -150,6 +179,10 @@ class HttpRequest(StreamedRequest):
         """
         kind = event["type"] if isinstance(event, dict) and "type" in event else None
         stage = self._stage
+        if self._is_gone:
+            await asyncio.sleep(0)  # what follows raises, and a loop may take no notice of it
+        if stage is _Stage.COMPLETE and kind in ("http.response.start", "http.response.body", "http.response.pathsend"):
+            return  # as the specification asks: a response that is complete is followed by nothing
         if stage is _Stage.NOTHING and kind == "http.response.start":
             self._check_peer()
             self._start(checked_status(event), checked_headers(event))
@@ -166,6 +199,9 @@ class HttpRequest(StreamedRequest):
 
     def _start(self, status: int, headers: list[Header]) -> None:
         """Note the head of the response."""
+        lengths = [value for name, value in headers if name.lower() == b"content-length"]
+        if len(lengths) > 1 or not all(value.isdigit() for value in lengths):
+            raise ValueError(f"http.response.start: content-length: {lengths!r}: one decimal number is accepted")
         self.setResponseCode(status)
         has_body = status not in http.NO_BODY_CODES and self._exchange.head.method != "HEAD"
         for name, value in headers:
@@ -175,26 +211,25 @@ class HttpRequest(StreamedRequest):
                     self._exchange.persistent = False
                 continue
             if lower == b"content-length":
-                if not value.isdigit() or (self._length is not None and has_body):
-                    raise ValueError(f"http.response.start: content-length: {value!r}: one decimal number is accepted")
                 if status == 204:  # RFC 9110 section 8.6
                     continue
                 self._length = int(value) if has_body else None
             self.responseHeaders.addRawHeader(name, value)
         if not self.responseHeaders.hasHeader(b"date"):
-            self.responseHeaders.addRawHeader(b"Date", date())
+            self.responseHeaders.addRawHeader(b"date", date())
         self._stage = _Stage.STARTED
 
     async def _send_body(self, body: bytes, *, is_last: bool) -> None:
         if self._length is not None:
-            if len(body) > self._length:
-                raise ValueError(f"http.response.body: {len(body) - self._length} bytes more than the Content-Length of this response")
-            self._length -= len(body)
-            if is_last and self._length:
-                raise ValueError(f"http.response.body: {self._length} bytes fewer than the Content-Length of this response")
+            left = self._length - len(body)
+            if left < 0:
+                raise ValueError(f"http.response.body: {-left} bytes more than the Content-Length of this response")
+            if is_last and left:
+                raise ValueError(f"http.response.body: {left} bytes fewer than the Content-Length of this response")
+            self._length = left
         if self._stage is _Stage.STARTED:
-            if is_last and not self.responseHeaders.hasHeader(b"content-length") and self.code not in http.NO_BODY_CODES:
-                self.responseHeaders.addRawHeader(b"Content-Length", b"%d" % len(body))
+            if is_last and self._may_say_length and (body or self._exchange.head.method != "HEAD"):
+                self.responseHeaders.addRawHeader(b"content-length", b"%d" % len(body))
             self._settle_persistence(is_last=is_last)
             self._stage = _Stage.SENDING
         self.write(body)
@@ -216,7 +251,7 @@ class HttpRequest(StreamedRequest):
             raise TypeError(f"http.response.pathsend: path: {type(path).__name__}: str is accepted")
         file = await asyncio.to_thread(open, path, "rb")
         try:
-            if self._length is None and not self.responseHeaders.hasHeader(b"content-length"):
+            if self._may_say_length:
                 await self._measure(file)
             while piece := await asyncio.to_thread(file.read, _FILE_PIECE):
                 self._check_peer()
@@ -226,10 +261,15 @@ class HttpRequest(StreamedRequest):
         finally:
             file.close()
 
+    @property
+    def _may_say_length(self) -> bool:
+        """Whether the length of the body is to be said, and the application has not."""
+        return self.code not in http.NO_BODY_CODES and not self.responseHeaders.hasHeader(b"content-length")
+
     async def _measure(self, file: IO[bytes]) -> None:
         size = await asyncio.to_thread(file.seek, 0, 2)
         await asyncio.to_thread(file.seek, 0)
-        self.responseHeaders.addRawHeader(b"Content-Length", b"%d" % size)
+        self.responseHeaders.addRawHeader(b"content-length", b"%d" % size)
         if self._exchange.head.method != "HEAD":
             self._length = size
 
@@ -239,7 +279,7 @@ class HttpRequest(StreamedRequest):
         if is_last and not exchange.body_ended:
             exchange.persistent = False
         if exchange.head.version == "1.1" and not exchange.persistent:
-            self.responseHeaders.setRawHeaders(b"Connection", [b"close"])
+            self.responseHeaders.setRawHeaders(b"connection", [b"close"])
 
     def _complete(self) -> None:
         self._stage = _Stage.COMPLETE
@@ -269,12 +309,17 @@ class HttpRequest(StreamedRequest):
     async def _run(self) -> None:
         exchange = self._exchange
         head = exchange.head
-        scope = self._hosted.scope("http", "https" if exchange.endpoints.secure else "http", head, exchange.endpoints, _EXTENSIONS.copy())
+        extensions: dict[str, dict[str, Any]] = {"http.response.pathsend": {}}
+        scope = self._hosted.scope("http", "https" if exchange.endpoints.secure else "http", head, exchange.endpoints, extensions)
         scope["method"] = head.method.upper()
         try:
             await self._hosted.app(scope, self.receive, self.send)
         except asyncio.CancelledError:
-            pass  # said by who cancelled it, or the application did
+            if not self._is_gone and self._stage is not _Stage.COMPLETE:
+                _log.error(
+                    "application cancelled itself method={method} path={path}", method=head.method, path=head.path,
+                    limit="application cancelled itself",
+                )  # fmt: skip
         except Exception as error:
             if self._is_gone and is_disconnected(error):
                 _log.debug(

@@ -48,16 +48,19 @@ class Lifespan:
             self._unsupported(self._error())
         elif answer["type"] == "lifespan.startup.failed":
             await self._end()
+            self._error()  # looked at, or asyncio would say that nobody did
             raise StartupError(answer.get("message") or "the application says that its startup failed, and not why")
 
     async def shutdown(self) -> None:
         """Let the application stop; a failure is logged, and one that does not end is cancelled."""
         if self._task is None:
             return
+        has_said_why = False
         if not self._task.done():
             try:
                 answer = await asyncio.wait_for(self._ask("shutdown"), self._close_timeout or None)
                 if answer is not None and answer["type"] == "lifespan.shutdown.failed":
+                    has_said_why = True
                     _log.error("the application's shutdown failed: {text}", text=answer.get("message") or "it does not say why")
             except asyncio.TimeoutError:
                 _log.warn(
@@ -67,7 +70,7 @@ class Lifespan:
                 self._task.cancel()
         await self._end()
         error = self._error()
-        if error is not None:
+        if error is not None and not has_said_why:
             _log.error("the application's lifespan ended with {error!r}", error=error)
 
     async def _ask(self, what: str) -> Event | None:
@@ -76,12 +79,12 @@ class Lifespan:
         self._awaited = what
         self._events.put_nowait({"type": f"lifespan.{what}"})
         answer = asyncio.ensure_future(self._answers.get())
-        await asyncio.wait({answer, self._task}, return_when=asyncio.FIRST_COMPLETED)
-        self._awaited = ""
-        if answer.done():
-            return answer.result()
-        answer.cancel()
-        return None
+        try:
+            await asyncio.wait({answer, self._task}, return_when=asyncio.FIRST_COMPLETED)
+            return answer.result() if answer.done() else None
+        finally:
+            self._awaited = ""
+            answer.cancel()
 
     async def _end(self) -> None:
         """Wait for the application to return."""

@@ -14,6 +14,10 @@ Event = dict[str, Any]
 Scope = dict[str, Any]
 ASGI = Callable[[Scope, Callable[[], Awaitable[Event]], Callable[[Event], Awaitable[None]]], Awaitable[object]]
 
+# HTTP is 2.5 too, but for its word: told 2.4 or later, Starlette no longer listens for the disconnect, and a stream whose client has
+# gone is noticed at its next event only. uvicorn says 2.3 as well.
+_SPEC_VERSIONS = {"websocket": "2.5", "http": "2.3"}
+
 Header = tuple[bytes, bytes]
 
 
@@ -49,7 +53,7 @@ class Hosted:
             path, raw_path = self.root_path + path, self.root_path.encode() + raw_path
         return {
             "type": kind,
-            "asgi": {"version": "3.0", "spec_version": "2.5"},
+            "asgi": {"version": "3.0", "spec_version": _SPEC_VERSIONS[kind]},
             "http_version": request.version,
             "scheme": scheme,
             "path": path,
@@ -57,7 +61,7 @@ class Hosted:
             "query_string": request.query_string,
             "root_path": self.root_path,
             "headers": list(request.headers),
-            "client": endpoints.client,
+            "client": endpoints.client if endpoints.client is None or endpoints.client[1] is not None else None,
             "server": endpoints.server,
             "state": self.state.copy(),
             "extensions": extensions,

@@ -19,14 +19,13 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from twistedws.errors import By, Cause, Closed, Disconnected, Refused
-from twistedws.gateway.asgi.scope import Event, Header, Hosted, checked_body, checked_headers, checked_status, described
+from twistedws.gateway.asgi.scope import Event, Header, Hosted, Scope, checked_body, checked_headers, checked_status, described
 from twistedws.gateway.pump import MESSAGE_OVERHEAD, SHARE, Pump
 from twistedws.handshake import check_accept_headers, requested_subprotocols
 from twistedws.session import Phase, Session
 
 _log = Logger()
 
-_EXTENSIONS: dict[str, dict[str, Any]] = {"websocket.http.response": {}}
 _DECIDED_HERE = (b"content-length", b"transfer-encoding", b"connection")  # by whoever sends a denial
 
 
@@ -67,7 +66,7 @@ _ACCEPTS = {
 class WebSocket(Pump):
     """One session's handler, and what the application calls: ``receive`` and ``send``."""
 
-    __slots__ = ("_decision", "_denial", "_has_connected", "_has_heard", "_has_left", "_hosted", "_stage")
+    __slots__ = ("_decision", "_denial", "_has_connected", "_has_heard", "_has_left", "_hosted", "_scope", "_stage")
 
     def __init__(self, session: Session, hosted: Hosted) -> None:
         super().__init__(session, hosted.tasks, hosted.share, hosted.inbox_size)
@@ -76,11 +75,17 @@ class WebSocket(Pump):
         self._has_connected = self._has_heard = False  # whether the application has received connect, and disconnect
         self._has_left = False  # whether the peer did not wait for its decision
         self._decision: Deferred[None] | None = None
+        self._scope: Scope = {}  # until the application has it
         self._denial: tuple[int, list[Header], bytearray] | None = None
 
     def begin(self) -> Deferred[None]:
         """Start the application; return its decision."""
-        decision = self._decision = Deferred(self._left)
+        decision = self._decision = Deferred(lambda _: self._left())
+        session = self._session
+        extensions: dict[str, dict[str, Any]] = {"websocket.http.response": {}}
+        # here, not in the task: the client may have left by its first step, and the ends of the connection with it
+        self._scope = self._hosted.scope("websocket", session.scheme, session.request, session.wire.endpoints(), extensions)
+        self._scope["subprotocols"] = list(requested_subprotocols(session.request))
         self.start()
         return decision
 
@@ -96,10 +101,10 @@ class WebSocket(Pump):
 
     async def receive(self) -> Event:
         """Wait for the next event: connect, then messages, then disconnect; who asks again is left to wait until it is cancelled."""
+        if not self._has_connected:
+            self._has_connected = True
+            return {"type": "websocket.connect"}
         while not self.inbox:
-            if not self._has_connected:
-                self._has_connected = True
-                return {"type": "websocket.connect"}
             if self.is_gone:
                 if self._has_heard:
                     await self._loop.create_future()  # Channels asks again after each event
@@ -121,8 +126,12 @@ class WebSocket(Pump):
             TypeError: A value is of the wrong type.
             ValueError: A value cannot be sent.
         """
-        if self._stage is not _ACCEPTED or event["type"] != "websocket.send":
-            self._send_other(event)
+        if self._stage is not _ACCEPTED or not isinstance(event, dict) or event.get("type") != "websocket.send":
+            try:
+                self._send_other(event)
+            except Exception:
+                await asyncio.sleep(0)  # also for a loop that takes no notice of it
+                raise
             return
         session, share = self._session, self.share
         message: str | bytes | None = event.get("bytes")
@@ -132,6 +141,8 @@ class WebSocket(Pump):
                 raise TypeError(f"websocket.send: text: {type(message).__name__}: bytes as bytes, or str as text, is accepted")
         elif isinstance(message, str):
             raise TypeError("websocket.send: bytes: str: text goes by the name of text")
+        elif event.get("text") is not None:
+            raise ValueError("websocket.send: bytes and text: one of them is accepted")
         if session.congested:
             await self.writable_or_closed()
         share.spent += MESSAGE_OVERHEAD + len(message)
@@ -162,6 +173,8 @@ class WebSocket(Pump):
             self._close(event)
         elif stage is _Stage.DENYING and kind == "websocket.http.response.body":
             self._deny(event)
+        elif stage is _Stage.CLOSED and self._denial is None and kind in ("websocket.send", "websocket.close"):
+            raise Disconnected("the application has closed")
         else:
             raise RuntimeError(f"ASGI message {described(event)}: {_ACCEPTS[stage]}")
 
@@ -178,12 +191,17 @@ class WebSocket(Pump):
         self._stage = _Stage.ACCEPTED
         self._decide(None)
         if session.phase is Phase.CONNECTING:
+            self._left()
             raise Disconnected("the session could not be opened")
 
     def _close(self, event: Event) -> None:
         session = self._session
         code = event.get("code")
-        reason = event.get("reason") or ""
+        reason = event.get("reason")
+        if reason is None:
+            reason = ""
+        elif not isinstance(reason, str):
+            raise TypeError(f"websocket.close: reason: {type(reason).__name__}: str is accepted")
         if session.ending is not None:
             self._stage = _Stage.CLOSED
             raise Disconnected(_gone(session))
@@ -206,16 +224,14 @@ class WebSocket(Pump):
 
     def _decide(self, refused: Exception | None) -> None:
         decision, self._decision = self._decision, None
-        if decision is None:
-            return
-        if refused is None:
+        if decision is not None and refused is None:
             decision.callback(None)
-        else:
-            self._has_left = True
+        elif decision is not None:
             decision.errback(refused)
+            self._left()
 
-    def _left(self, decision: Deferred[None]) -> None:  # noqa: ARG002 - a Deferred's canceller
-        """The peer went away before the application decided, or it took too long."""
+    def _left(self) -> None:
+        """There will be no session: the peer went away before the application decided, or the application refused it, or took too long."""
         self._decision = None
         self._has_left = True
         self.wake()
@@ -229,9 +245,7 @@ class WebSocket(Pump):
         return {"type": "websocket.disconnect", "code": ending.code, "reason": ending.reason}
 
     async def _run(self) -> None:
-        session = self._session
-        scope = self._hosted.scope("websocket", session.scheme, session.request, session.wire.endpoints(), _EXTENSIONS.copy())
-        scope["subprotocols"] = list(requested_subprotocols(session.request))
+        scope, self._scope = self._scope, {}
         try:
             await self._hosted.app(scope, self.receive, self.send)
         except asyncio.CancelledError:
@@ -253,18 +267,23 @@ class WebSocket(Pump):
     def _ended(self, error: Exception | None) -> None:
         """The application has raised, or was cancelled."""
         session = self._session
-        if error is not None and self.is_gone and is_disconnected(error):
+        has_ended = self.is_gone or session.ending is not None
+        if error is not None and has_ended and is_disconnected(error):
             _log.debug("application ended by a send to a peer that has gone session={session}", session=session.id)
         elif self._decision is not None:
             self._decide(error or RuntimeError("the ASGI application was cancelled"))  # whoever is told logs it
         elif error is not None:
             self.failed("WebSocket")
         elif session.ending is None and not self.is_gone:
+            _log.error("application cancelled itself session={session}", session=session.id, limit="application cancelled itself")
             session.fail(1011, "", Cause.APPLICATION_ERROR)
 
 
 def is_disconnected(error: BaseException | None) -> bool:
     """Whether an exception is, or was raised while handling, that of a send to a peer that has gone: frameworks make it one of theirs."""
+    inner = getattr(error, "exceptions", None)
+    if inner:
+        return all(is_disconnected(each) for each in inner)
     for _ in range(16):
         if error is None or isinstance(error, Disconnected):
             break
