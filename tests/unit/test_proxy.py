@@ -244,7 +244,7 @@ def test_an_entry_that_is_none_is_refused(entry: str) -> None:
         ("2001:db8::1/32", "2001:db8::/32"),
         ("0.0.0.1/0", "0.0.0.0/0"),
         ("::ffff:0:0/95", "::fffe:0:0/95"),
-        ("::ffff:10.1.2.3/104", str(ip_network("::ffff:a00:0/104"))),  # 3.13 writes it with dots,
+        ("::ffff:10.1.2.3/104", str(ip_network("::ffff:a00:0/104"))),  # 3.13 writes it with dots
     ],
 )
 def test_a_network_with_bits_of_a_host_is_refused(entry: str, meant: str) -> None:
