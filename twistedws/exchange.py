@@ -48,11 +48,17 @@ class Carrier(Protocol):
     def buffered(self) -> int:
         """Return the bytes written that the operating system has not taken yet."""
 
+    def unacknowledged(self) -> int:
+        """Return the bytes that the operating system has taken and the peer's has not; 0 where it does not tell."""
+
     def pause(self) -> None:
         """Stop reading."""
 
     def resume(self) -> None:
         """Read again."""
+
+    def put_back(self, data: bytes) -> None:
+        """Have bytes looked at in a coming turn of the loop, before any others, and read on then."""
 
     def put_deadline(self, seconds: float) -> None:
         """Have ``expired`` called after so many seconds; 0 for never. There is one deadline: the latest."""
@@ -101,3 +107,8 @@ class Exchange(Protocol):
 
 
 Answerer = Callable[[Carrier, Request, Endpoints], Exchange]
+
+
+def taken_of(carrier: Carrier) -> int:
+    """Return how much of a connection's output the peer's machine has."""
+    return carrier.written - carrier.buffered() - carrier.unacknowledged()

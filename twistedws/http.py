@@ -24,9 +24,11 @@ from zope.interface import implementer
 
 from twistedws import config
 from twistedws.errors import Cause
-from twistedws.exchange import Carrier, Endpoints
+from twistedws.exchange import Carrier, Endpoints, taken_of
 from twistedws.handshake import BadRequest, Request, check_trailers, connection_tokens, http_date, response
 
+_PIECE = 2048  # bytes of a chunked body that are decoded before the chunks are counted
+MOST_CHUNKS = 256  # of some 4 us each, before others have their turn
 BODY_STEP = 65536  # bytes of a request body that must come within body_timeout
 
 
@@ -42,7 +44,7 @@ class StreamedRequest(http.Request):
     def gotLength(self, length: int | None) -> None:  # noqa: ARG002 - Twisted's signature
         """Twisted's channel: the head is complete."""
         self.clientproto = b"HTTP/" + self.channel.head.version.encode()
-        self.method, self.uri = self.channel.head.method.encode(), self.channel.head.target.encode()
+        self.method, self.uri = self.channel.head.method.upper().encode(), self.channel.head.target.encode()
         self.begin()
 
     def parseCookies(self) -> None:
@@ -102,6 +104,8 @@ class Channel(http.HTTPChannel):
         self._make_request = request
         self._carrier, self._settings, self._stall_timeout = carrier, settings, stall_timeout
         self._octets = 0  # of the body, so far
+        self._chunks = 0  # in this turn of the loop
+        self._behind = b""  # what was read behind the part of it that is looked at
         self._step = BODY_STEP
         self._is_full = self._is_held = self._body_ended = self._is_over = self._is_last = False
         self._taken = 0  # of what was written, when the deadline for it was put
@@ -130,9 +134,23 @@ class Channel(http.HTTPChannel):
         if self._is_over:
             return
         try:
-            self.dataReceived(data)
+            if self._body_ended or any(name == b"content-length" for name, _ in self.head.headers):
+                self.dataReceived(data)
+            else:
+                self._receive_chunks(data)
         except _TooLarge:
             self.fail(413, "The request body is too large.")
+
+    def _receive_chunks(self, data: bytes) -> None:
+        """Take chunks, of which there may be ten thousand in 64 KiB, in parts; leave what is too much for one turn to the next."""
+        self._chunks = 0
+        self._behind = data
+        while self._behind and not self._is_over:
+            piece, self._behind = self._behind[:_PIECE], self._behind[_PIECE:]
+            self.dataReceived(piece)
+            if self._chunks > MOST_CHUNKS and self._behind and not self._is_over:
+                behind, self._behind = self._behind, b""
+                self._carrier.put_back(behind)
 
     def congested(self) -> None:
         """The peer takes less than it is sent."""
@@ -151,7 +169,7 @@ class Channel(http.HTTPChannel):
     def expired(self) -> None:
         """The deadline has come: of a response that is not taken, or of a body that does not come."""
         if self._is_full:
-            taken = self._carrier.written - self._carrier.buffered()
+            taken = taken_of(self._carrier)
             if taken > self._taken:
                 self._arm()
             else:
@@ -190,6 +208,7 @@ class Channel(http.HTTPChannel):
     def count(self, octets: int) -> None:
         """Count bytes of the body, before they are used."""
         self._octets += octets
+        self._chunks += 1
         if self._octets > self._settings.max_body_size > 0:
             raise _TooLarge
         if self._octets >= self._step:
@@ -239,7 +258,7 @@ class Channel(http.HTTPChannel):
             self._answer(500, "internal server error")
 
     def _answer(self, status: int, text: str) -> None:
-        answer = response(status, (), text, now=time.time(), head_only=self.head.method == "HEAD")
+        answer = response(status, (), text, now=time.time(), head_only=self.head.method.upper() == "HEAD")
         self._carrier.write(answer)
         self._end(status, len(text), b"", persistent=False)
         for request in self.requests:
@@ -274,7 +293,8 @@ class Channel(http.HTTPChannel):
     def requestDone(self, request: http.Request) -> None:
         """The response is complete."""
         self.requests.remove(request)
-        rest = b"".join(self._dataBuffer)
+        rest = b"".join([*self._dataBuffer, self._behind])
+        self._behind = b""
         # A body that is still coming is not awaited: whoever answers early may have reason to.
         self._end(request.code, request.sentLength, rest, persistent=self.persistent and self._body_ended)
 
@@ -295,7 +315,7 @@ class Channel(http.HTTPChannel):
         if self._is_over:
             return
         if self._is_full:
-            self._taken = self._carrier.written - self._carrier.buffered()
+            self._taken = taken_of(self._carrier)
             self._carrier.put_deadline(self._stall_timeout)
         elif self._body_ended or self._is_held or self.awaits_continue:
             self._carrier.put_deadline(0)

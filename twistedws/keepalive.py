@@ -171,7 +171,7 @@ class KeepaliveService(Service):
     def watch(self, item: Timed, session: Session) -> None:
         """A session's output has become congested: from now on it is looked at often enough to meet the write-stall deadline."""
         if self._write_stall_timeout:
-            session.moved = session.wire.written - session.wire.buffered()
+            session.moved = _moved(session, session.wire.buffered())
             session.moved_at = self.wheel.now
             self.wheel.put_sooner(item, min(FIRST_LOOK, self._write_stall_timeout / 4))
 
@@ -205,7 +205,7 @@ class KeepaliveService(Service):
         return True
 
     def _stalled(self, session: Session, waiting: int, now: float) -> bool:
-        moved = session.wire.written - waiting
+        moved = _moved(session, waiting)
         if not waiting or moved != session.moved:
             session.moved, session.moved_at = moved, now
         return now - session.moved_at >= self._write_stall_timeout - TICK / 2
@@ -238,3 +238,8 @@ class KeepaliveService(Service):
         session.wire.ping(session.ping_payload)
         if session.pinged_mark < 0 and not session.held:  # else an earlier ping is out, and its deadline holds
             session.pinged_mark, session.pinged_at = session.wire.received, now
+
+
+def _moved(session: Session, waiting: int) -> int:
+    """Return how much of the output the peer's machine has, where so much waits for the operating system to take it."""
+    return session.wire.written - waiting - (session.wire.unacknowledged() if waiting else 0)

@@ -127,6 +127,9 @@ class Wire(Protocol):
     def buffered(self) -> int:
         """Return the bytes written that the operating system has not taken yet."""
 
+    def unacknowledged(self) -> int:
+        """Return the bytes that the operating system has taken and the peer's has not; 0 where it does not tell."""
+
     def endpoints(self) -> Endpoints:
         """Return both ends of the connection, while the session is connecting."""
 
@@ -402,7 +405,7 @@ class Session:
         self.octets_in += octets
         try:
             self.handler.received(self, message)
-        except Exception:
+        except BaseException:  # a sys.exit() somewhere would end the process, and everybody's sessions
             self.raised("received")
 
     def fail(self, code: int, reason: str, cause: Cause) -> None:
@@ -492,7 +495,7 @@ class Session:
     def _guarded(self, name: str, callback: Callable[..., object], *arguments: object) -> None:
         try:
             callback(*arguments)
-        except Exception:
+        except BaseException:
             self.raised(name)
 
 

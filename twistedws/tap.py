@@ -15,13 +15,14 @@ import sys
 import textwrap
 import time
 from collections.abc import Awaitable, Callable
+from contextvars import copy_context
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TextIO, cast
 
 from twisted.application.service import IServiceCollection, MultiService
-from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
 from twisted.internet.interfaces import IReactorCore, IReactorTime
 from twisted.logger import ILogObserver, Logger
 from twisted.python import usage
@@ -253,11 +254,15 @@ def _starter(loop: Any | None) -> Callable[[Awaitable[None]], Deferred[None]]:
         return lambda awaitable: Deferred.fromCoroutine(_as_coroutine(awaitable))
     import asyncio
 
-    return lambda awaitable: Deferred.fromFuture(asyncio.ensure_future(awaitable, loop=loop))
+    context = copy_context()  # not that of whichever task happens to run
+    return lambda awaitable: Deferred.fromFuture(context.run(asyncio.ensure_future, _as_coroutine(awaitable), loop=loop))
 
 
 async def _as_coroutine(awaitable: Awaitable[None]) -> None:
-    await awaitable
+    try:
+        await awaitable
+    except (SystemExit, KeyboardInterrupt) as error:  # asyncio would end the process with it
+        raise RuntimeError(f"the application raised {error!r}") from error
 
 
 class Server(MultiService):
@@ -277,6 +282,7 @@ class Server(MultiService):
         self.site, self.listening = site, listening
         self._settings, self._reactor = settings, reactor
         self._drain: Drain | None = None
+        self._ending: Deferred[Any] | None = None  # the application's shutdown, after the drain
         self._stop_asked = False
         self._writer: LogWriter | None = None
         site.keepalive.setServiceParent(self)
@@ -319,7 +325,8 @@ class Server(MultiService):
             yield drain.start()
             yield stopped
             if self.site.application.shutdown is not None:
-                yield self.site.start(self.site.application.shutdown())
+                self._ending = self.site.start(self.site.application.shutdown())
+                yield self._ending.addErrback(lambda failure: failure.trap(CancelledError))
         finally:
             if self._writer is not None:
                 self._writer.defer(None)
@@ -366,7 +373,9 @@ class Server(MultiService):
             self._reactor.callFromThread(self._writer.reopen)
 
     def _stop_or_hurry(self, number: int) -> None:
-        if self._drain is not None:
+        if self._ending is not None:
+            self._ending.cancel()
+        elif self._drain is not None:
             self._drain.hurry()
         elif self._stop_asked:  # the drain begins with the end of this turn; the reactor cannot be stopped twice
             self._reactor.callLater(0, self._stop_or_hurry, number)

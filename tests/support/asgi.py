@@ -221,6 +221,7 @@ class FakeCarrier:
         ended: Status, octets, rest and persistence of the response, once it is over.
         cause: Why it was cut, if it was.
         waiting: What ``buffered`` returns.
+        put: What was put back for a coming turn of the loop.
         reading: Whether reading goes on.
     """
 
@@ -231,6 +232,7 @@ class FakeCarrier:
         self.ended: tuple[int, int, bytes, bool] | None = None
         self.cause: Cause | None = None
         self.waiting = 0
+        self.put: list[bytes] = []
         self.reading = True
         self.exchange: Exchange
         address = IPv4Address("TCP", "192.0.2.1", 5)
@@ -247,6 +249,12 @@ class FakeCarrier:
     def write(self, data: bytes) -> None:
         assert self.ended is None
         self.out += data
+
+    def put_back(self, data: bytes) -> None:
+        self.put.append(data)
+
+    def unacknowledged(self) -> int:
+        return 0
 
     def buffered(self) -> int:
         return self.waiting

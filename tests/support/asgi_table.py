@@ -732,14 +732,14 @@ LIVES = (
     Life(script=(f"{_DOWN}.complete",), asked=(_UP,), why="`send` raises RuntimeError"),
     Life(script=("http.response.start",), mode="on", startup=f"{_NO_START}RuntimeError: ASGI message 'http.response.start'", asked=(_UP,)),
     Life(
-        script=(f"{_UP}.complete", f"again {_UP}.complete"), asked=(_UP,), shutdown=("error",),
+        script=(f"{_UP}.complete", f"again {_UP}.complete"), asked=(_UP,), shutdown=("critical",),
         why="`send` raises RuntimeError, which the application lets pass",
     ),
-    Life(script=(f"{_UP}.complete", f"again {_UP}.failed"), asked=(_UP,), shutdown=("error",), why="likewise"),
+    Life(script=(f"{_UP}.complete", f"again {_UP}.failed"), asked=(_UP,), shutdown=("critical",), why="likewise"),
     Life(script=(f"{_UP}.complete", "returns at once"), asked=(_UP,), why="it takes no part in the stop"),
-    Life(script=(f"{_UP}.complete", "raises at once"), asked=(_UP,), shutdown=("error",), why="logged once"),
+    Life(script=(f"{_UP}.complete", "raises at once"), asked=(_UP,), shutdown=("critical",), why="logged once"),
     Life(script=(f"{_UP}.complete", "returns"), asked=(_UP, _DOWN)),
-    Life(script=(f"{_UP}.complete", "raises"), asked=(_UP, _DOWN), shutdown=("error",), why="logged once"),
+    Life(script=(f"{_UP}.complete", "raises"), asked=(_UP, _DOWN), shutdown=("critical",), why="logged once"),
     Life(script=(f"{_UP}.complete", f"{_DOWN}.failed: stuck", "returns"), asked=(_UP, _DOWN), shutdown=("error",), why="log the message"),
     Life(script=(f"{_UP}.complete", f"{_DOWN}.failed", "returns"), asked=(_UP, _DOWN), shutdown=("error",)),
     Life(
@@ -752,10 +752,10 @@ LIVES = (
         why="given up after twice that time",
     ),
     Life(
-        script=(f"{_UP}.complete", f"{_DOWN}.complete", "hangs"), asked=(_UP, _DOWN),
+        script=(f"{_UP}.complete", f"{_DOWN}.complete", "hangs"), asked=(_UP, _DOWN), shutdown=("warn",),
         why="it has said that it is done; cancelled after --application-close-timeout",
     ),
-    Life(script=(f"{_UP}.complete", f"{_DOWN}.complete", f"again {_DOWN}.complete"), asked=(_UP, _DOWN), shutdown=("error",)),
+    Life(script=(f"{_UP}.complete", f"{_DOWN}.complete", f"again {_DOWN}.complete"), asked=(_UP, _DOWN), shutdown=("critical",)),
 )  # fmt: skip
 
 # --- Scopes -------------------------------------------------------------------------------------------------------------------------

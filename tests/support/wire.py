@@ -19,13 +19,14 @@ class FakeWire:
     Attributes:
         calls: What was called, in order: the name, then the arguments.
         waiting: What ``buffered`` returns.
+        kernel: What ``unacknowledged`` returns.
         received: Bytes read from the peer, as a test says.
         written: Bytes written, as a test says.
     """
 
     def __init__(self) -> None:
         self.calls: list[tuple[object, ...]] = []
-        self.waiting = 0
+        self.waiting = self.kernel = 0
         self.received = 0
         self.written = 0
         self.listening = True
@@ -60,6 +61,9 @@ class FakeWire:
 
     def buffered(self) -> int:
         return self.waiting
+
+    def unacknowledged(self) -> int:
+        return self.kernel
 
     def endpoints(self) -> Endpoints:
         return Endpoints(("192.0.2.1", 5), ("192.0.2.80", 80), False)

@@ -183,7 +183,9 @@ class _CoroutinePump(Pump):
         except asyncio.CancelledError:
             if not self.is_gone:  # cancelled by the application itself
                 session.fail(1011, "", Cause.APPLICATION_ERROR)
-        except Exception:
+        except BaseException:  # a sys.exit() somewhere would end the process, and everybody's sessions
+            if not self._loop.is_running():  # the process ends, and Python closes what is left
+                raise
             self.failed("coroutine")
         else:
             session.close(1000, cause=Cause.APPLICATION, by=By.APPLICATION)

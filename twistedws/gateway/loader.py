@@ -45,7 +45,8 @@ def load(hosting: config.Hosting, *, limits: config.Limits, output: config.Outpu
     target = _made(hosting.app, target) if hosting.factory else target
     kind = _kind(target) if hosting.app_kind == "auto" else hosting.app_kind
     if kind is None:
-        raise ApplicationLoadError("app", hosting.app, f"is {_described(target)}, which is no application; {_KINDS}")
+        hint = " (with --factory, what it returns)" if callable(target) and _required_parameters(target) == 0 else ""
+        raise ApplicationLoadError("app", hosting.app, f"is {_described(target)}, which is no application; {_KINDS}{hint}")
     if kind in _LATER:
         raise ApplicationLoadError("app", hosting.app, f"is {_LATER[kind]}, which this version does not host; {_KINDS}")
     if kind == "asgi":

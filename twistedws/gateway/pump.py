@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextvars import copy_context
 from typing import Any, cast
 
 from twisted.logger import Logger
@@ -48,13 +49,15 @@ class Tasks:
     def __init__(self, close_timeout: float) -> None:
         self._running: set[asyncio.Task[None]] = set()  # also the references that keep them alive
         self._close_timeout = close_timeout
+        self._context = copy_context()
 
     def __len__(self) -> int:
         return len(self._running)
 
     def start(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Start a task."""
-        task = asyncio.get_running_loop().create_task(coroutine, name=name)
+        # In the context that the application was loaded in: what calls this may be another task, that of the connection's request before.
+        task = self._context.run(asyncio.get_running_loop().create_task, coroutine, name=name)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return task

@@ -22,7 +22,7 @@ from twistedws.protocol.deflate import BoundedDeflate
 from twistedws.protocol.messages import MessageAssembly
 from twistedws.protocol.opening import Opening
 from twistedws.protocol.site import Site
-from twistedws.protocol.transports import address_text, buffered_in, cause_of
+from twistedws.protocol.transports import address_text, buffered_in, cause_of, unacknowledged_in
 from twistedws.session import Framed, Handler, Phase, Session
 
 _log = Logger()
@@ -119,7 +119,7 @@ class ServerProtocol(MessageAssembly):
                     session.octets_in += length
                     try:
                         session.handler.received(session, message)
-                    except Exception:
+                    except BaseException:
                         session.raised("received")
                     if session.ending is not None and not self.listening:
                         return
@@ -498,6 +498,10 @@ class ServerProtocol(MessageAssembly):
         """Return the bytes written that the operating system has not taken yet."""
         self._flush()
         return 0 if self._stage is _Stage.LOST else buffered_in(self.transport)
+
+    def unacknowledged(self) -> int:
+        """Return the bytes that the operating system has taken and the peer's has not; 0 where it does not tell."""
+        return 0 if self._stage is _Stage.LOST else unacknowledged_in(self.transport)
 
     # Inside
 

@@ -25,7 +25,7 @@ from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 
 from twistedws.errors import Cause, Refused
-from twistedws.exchange import Answerer, Endpoints, Exchange
+from twistedws.exchange import Answerer, Endpoints, Exchange, taken_of
 from twistedws.handshake import (
     BadRequest,
     HeadParser,
@@ -165,7 +165,7 @@ class Opening:
         if exchange is not None:
             exchange.expired()
         elif self._is_stalled:
-            if self._connection.written - self._connection.buffered() > self._taken:
+            if taken_of(self._connection) > self._taken:
                 self._await_progress()
             else:
                 self._connection.cut(Cause.WRITE_STALL)
@@ -280,7 +280,7 @@ class Opening:
     def _await_progress(self) -> None:
         """Give the peer its time to take some of what it was answered."""
         connection = self._connection
-        self._taken = connection.written - connection.buffered()
+        self._taken = taken_of(connection)
         connection.put_deadline(connection.site.output.write_stall_timeout)
 
     def _await_request(self, rest: bytes) -> None:
@@ -384,7 +384,7 @@ class Opening:
         self._connection.put_deadline(site.handshake.handshake_timeout)
         try:
             outcome = admit(session)
-        except Exception:
+        except BaseException:  # a sys.exit() somewhere would end the process
             self._not_admitted(Failure(), session)
             return
         if isawaitable(outcome):
@@ -425,7 +425,7 @@ class Opening:
             handler = site.application(session)
             deflate, extensions = negotiate(upgrade.extensions, site.handshake, site.limits.max_message_size, session.fail)
             answer = switching_protocols(upgrade, session.subprotocol, extensions, session.response_headers)
-        except Exception:
+        except BaseException:
             self._not_admitted(Failure(), session)
             return
         self._connection.open(session, handler, answer, deflate, paused=len(self._early) > site.limits.inbox_size > 0)

@@ -15,9 +15,6 @@ class Connection(Carrier, Protocol):
 
     site: Site
 
-    def put_back(self, data: bytes) -> None:
-        """Have bytes looked at in a coming turn of the loop, before any others."""
-
 
 class PlainRequests:
     """The plain requests of a connection.

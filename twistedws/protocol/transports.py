@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from fcntl import ioctl
 from ipaddress import ip_address
+from struct import Struct
+from termios import TIOCOUTQ  # of a socket: SIOCOUTQ (tcp(7), unix(7))
+from typing import Any
 
 from OpenSSL.SSL import Error as TLSError
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IAddress, ITransport
+from twisted.internet.interfaces import IAddress, ISystemHandle, ITransport
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 
 from twistedws.errors import Cause
+
+_COUNT = Struct("i")
 
 
 def buffered_in(transport: ITransport | None) -> int:
@@ -30,6 +36,25 @@ def buffered_in(transport: ITransport | None) -> int:
             return octets + int(transport.get_write_buffer_size())
         transport = getattr(transport, "transport", None)
     return octets
+
+
+def unacknowledged_in(transport: ITransport | None) -> int:
+    """Return the bytes that the operating system has of a connection's output and the peer's machine has not; 0 where it does not tell.
+
+    A kernel takes output again only when a third of its buffer, some megabytes, is free: of a peer that reads slowly it takes nothing for
+    minutes.
+    """
+    while transport is not None:
+        if ISystemHandle.providedBy(transport):
+            handle: Any = transport.getHandle()
+            try:
+                return int(_COUNT.unpack(ioctl(handle.fileno(), TIOCOUTQ, bytes(_COUNT.size)))[0])
+            except AttributeError:  # TLS, whose handle is no socket: it is further down
+                pass
+            except OSError:  # gone, or of a kind that does not count
+                return 0
+        transport = getattr(transport, "transport", None)
+    return 0
 
 
 def cause_of(reason: Failure) -> Cause:

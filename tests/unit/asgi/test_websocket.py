@@ -31,7 +31,7 @@ from tests.support.asgi_table import (
     End,
     Row,
 )
-from tests.support.memory import masked
+from tests.support.memory import masked, request
 from tests.support.wire import FakeWire, make_session
 from twistedws.errors import Cause, Closed, Disconnected
 from twistedws.gateway.asgi.scope import Scope
@@ -497,7 +497,7 @@ def test_a_send_after_close_gives_way() -> None:
     play(scenario)
 
 
-class WrappedError(Exception):
+class ClientDisconnectError(Exception):
     """A framework's own exception for a client that has gone."""
 
 
@@ -513,13 +513,13 @@ def test_an_error_of_ours_is_none_of_the_application(stage: str, how: str) -> No
             if how == "as it is":
                 raise
             if how == "from":
-                raise WrappedError from error
+                raise ClientDisconnectError from error
             if how == "while handling":
-                raise WrappedError  # noqa: B904 - what is tested
+                raise ClientDisconnectError  # noqa: B904 - what is tested
             try:
-                raise WrappedError from error
-            except WrappedError as again:
-                raise WrappedError from again
+                raise ClientDisconnectError from error
+            except ClientDisconnectError as again:
+                raise ClientDisconnectError from again
 
     async def scenario() -> None:
         socket = await reach(stage)
@@ -531,6 +531,45 @@ def test_an_error_of_ours_is_none_of_the_application(stage: str, how: str) -> No
             await turn()
         assert errors(events) == []
         assert socket.world.application.busy() == 0
+
+    play(scenario)
+
+
+def test_an_error_in_cleaning_up_is_the_applications() -> None:
+    """What is raised while our OSError passes, as in a ``finally``, and says nothing of a disconnect, is told in the log."""
+
+    async def scenario() -> None:
+        socket = await reach("peer lost")
+        with capturedLogs() as events:
+            try:
+                try:
+                    await socket.call.send(SAY)
+                finally:
+                    raise KeyError("a fault in cleaning up")  # noqa: B012, RUF100 - what is tested
+            except KeyError as error:
+                socket.call.ended.set_exception(error)
+            await turn()
+        assert len(errors(events)) == 1
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), type("Weird", (BaseException,), {})()], ids=repr)
+def test_what_would_end_the_process_ends_a_session(error: BaseException) -> None:
+    """Whatever an application raises, a ``sys.exit()`` too, is told once and closes its WebSocket with 1011; nobody else's."""
+
+    async def wrong(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(ACCEPT)
+        raise error
+
+    async def scenario() -> None:
+        with capturedLogs() as events:
+            world = AsgiWorld(wrong)
+            peer = world.raw(request())
+            await world.settle()
+        assert b"\x88\x02\x03\xf3" in peer.data
+        assert len(errors(events)) == 1
 
     play(scenario)
 

@@ -51,13 +51,15 @@ class _Stage(enum.IntEnum):
     NOTHING = 0
     STARTED = 1  # the head of the response, which waits here
     SENDING = 2  # some of its body
-    COMPLETE = 3
+    FILE = 3  # its body is being sent from a file
+    COMPLETE = 4
 
 
 _ACCEPTS = {
     _Stage.NOTHING: "http.response.start is accepted",
     _Stage.STARTED: "http.response.body or http.response.pathsend is accepted",
     _Stage.SENDING: "http.response.body is accepted",
+    _Stage.FILE: "nothing is accepted while a file is sent",
     _Stage.COMPLETE: "nothing is accepted after a complete response",
 }
 
@@ -98,6 +100,7 @@ class HttpRequest(StreamedRequest):
         self.responseHeaders = _InOrder()
         self._exchange = channel  # Twisted's ``channel`` goes away with the end of the response
         self._hosted = hosted
+        self._is_head = channel.head.method.upper() == "HEAD"
         self._stage = _Stage.NOTHING
         self._pieces: list[bytes] = []  # of the body, not received by the application yet
         self._waiting_octets = 0
@@ -203,7 +206,7 @@ class HttpRequest(StreamedRequest):
         if len(lengths) > 1 or not all(value.isdigit() for value in lengths):
             raise ValueError(f"http.response.start: content-length: {lengths!r}: one decimal number is accepted")
         self.setResponseCode(status)
-        has_body = status not in http.NO_BODY_CODES and self._exchange.head.method != "HEAD"
+        has_body = status not in http.NO_BODY_CODES and not self._is_head
         for name, value in headers:
             lower = name.lower()
             if lower in _ASKED_BY_SERVER:
@@ -227,11 +230,12 @@ class HttpRequest(StreamedRequest):
             if is_last and left:
                 raise ValueError(f"http.response.body: {left} bytes fewer than the Content-Length of this response")
             self._length = left
-        if self._stage is _Stage.STARTED:
-            if is_last and self._may_say_length and (body or self._exchange.head.method != "HEAD"):
+        if not self.startedWriting:
+            if is_last and self._may_say_length and (body or not self._is_head):
                 self.responseHeaders.addRawHeader(b"content-length", b"%d" % len(body))
             self._settle_persistence(is_last=is_last)
-            self._stage = _Stage.SENDING
+            if self._stage is _Stage.STARTED:
+                self._stage = _Stage.SENDING
         self.write(body)
         if is_last:
             self._complete()
@@ -251,6 +255,9 @@ class HttpRequest(StreamedRequest):
             raise TypeError(f"http.response.pathsend: path: {type(path).__name__}: str is accepted")
         file = await asyncio.to_thread(open, path, "rb")
         try:
+            if self._stage is not _Stage.STARTED:
+                raise RuntimeError("ASGI message 'http.response.pathsend': another task has sent a body meanwhile")
+            self._stage = _Stage.FILE
             if self._may_say_length:
                 await self._measure(file)
             while piece := await asyncio.to_thread(file.read, _FILE_PIECE):
@@ -270,7 +277,7 @@ class HttpRequest(StreamedRequest):
         size = await asyncio.to_thread(file.seek, 0, 2)
         await asyncio.to_thread(file.seek, 0)
         self.responseHeaders.addRawHeader(b"content-length", b"%d" % size)
-        if self._exchange.head.method != "HEAD":
+        if not self._is_head:
             self._length = size
 
     def _settle_persistence(self, *, is_last: bool) -> None:
@@ -307,7 +314,7 @@ class HttpRequest(StreamedRequest):
             wake(each)
 
     async def _run(self) -> None:
-        exchange = self._exchange
+        exchange, loop = self._exchange, asyncio.get_running_loop()
         head = exchange.head
         extensions: dict[str, dict[str, Any]] = {"http.response.pathsend": {}}
         scope = self._hosted.scope("http", "https" if exchange.endpoints.secure else "http", head, exchange.endpoints, extensions)
@@ -320,7 +327,9 @@ class HttpRequest(StreamedRequest):
                     "application cancelled itself method={method} path={path}", method=head.method, path=head.path,
                     limit="application cancelled itself",
                 )  # fmt: skip
-        except Exception as error:
+        except BaseException as error:  # a sys.exit() somewhere would end the process, and everybody's sessions
+            if not loop.is_running():  # the process ends, and Python closes what is left
+                raise
             if self._is_gone and is_disconnected(error):
                 _log.debug(
                     "application ended by a send to a peer that has gone method={method} path={path}", method=head.method, path=head.path

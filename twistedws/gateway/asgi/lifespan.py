@@ -6,6 +6,7 @@ import asyncio
 from typing import Any, Literal
 
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from twistedws.errors import StartupError
 from twistedws.gateway.asgi.scope import ASGI, Event, described
@@ -32,6 +33,7 @@ class Lifespan:
         self._task: asyncio.Task[None] | None = None
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._answers: asyncio.Queue[Event] = asyncio.Queue()
+        self._has_said_why = False  # whether the application has said why its shutdown failed
         self._awaited = ""  # "startup" or "shutdown", while an answer is awaited
 
     async def startup(self) -> None:
@@ -47,31 +49,40 @@ class Lifespan:
         if answer is None:
             self._unsupported(self._error())
         elif answer["type"] == "lifespan.startup.failed":
-            await self._end()
+            await asyncio.wait({self._task}, timeout=self._close_timeout or None)
+            self._task.cancel()
             self._error()  # looked at, or asyncio would say that nobody did
             raise StartupError(answer.get("message") or "the application says that its startup failed, and not why")
+        else:
+            self._task.add_done_callback(self._ended)
 
     async def shutdown(self) -> None:
-        """Let the application stop; a failure is logged, and one that does not end is cancelled."""
-        if self._task is None:
+        """Let the application stop; a failure is logged, and one that does not end in time, or when this is cancelled, is cancelled."""
+        task = self._task
+        if task is None or task.done():
             return
-        has_said_why = False
-        if not self._task.done():
-            try:
-                answer = await asyncio.wait_for(self._ask("shutdown"), self._close_timeout or None)
-                if answer is not None and answer["type"] == "lifespan.shutdown.failed":
-                    has_said_why = True
-                    _log.error("the application's shutdown failed: {text}", text=answer.get("message") or "it does not say why")
-            except asyncio.TimeoutError:
-                _log.warn(
-                    "cancelling the application's shutdown: it took more than {seconds:g} s, at {stack}",
-                    seconds=self._close_timeout, stack=where_waiting(self._task),
-                )  # fmt: skip
-                self._task.cancel()
-        await self._end()
-        error = self._error()
-        if error is not None and not has_said_why:
-            _log.error("the application's lifespan ended with {error!r}", error=error)
+        try:
+            await asyncio.wait_for(self._stop(task), self._close_timeout or None)
+        except asyncio.TimeoutError:
+            self._give_up(task, f"it took more than {self._close_timeout:g} s")
+            await asyncio.wait({task}, timeout=min(self._close_timeout, 1.0))
+        except asyncio.CancelledError:
+            self._give_up(task, "asked to hurry")
+
+    async def _stop(self, task: asyncio.Task[None]) -> None:
+        answer = await self._ask("shutdown")
+        if answer is not None and answer["type"] == "lifespan.shutdown.failed":
+            _log.error("the application's shutdown failed: {text}", text=answer.get("message") or "it does not say why")
+        await asyncio.wait({task})
+
+    def _give_up(self, task: asyncio.Task[None], why: str) -> None:
+        _log.warn("cancelling the application's shutdown: {why}, at {stack}", why=why, stack=where_waiting(task))
+        task.cancel()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """The application's lifespan has ended: with an error it is told at once, and not days later."""
+        if not task.cancelled() and task.exception() is not None and not self._has_said_why:
+            _log.failure("the application's lifespan ended with an error", Failure(task.exception()))
 
     async def _ask(self, what: str) -> Event | None:
         """Send an event and return the answer; None if the application ends without one."""
@@ -86,14 +97,6 @@ class Lifespan:
             self._awaited = ""
             answer.cancel()
 
-    async def _end(self) -> None:
-        """Wait for the application to return."""
-        assert self._task is not None  # noqa: S101 - started
-        _, pending = await asyncio.wait({self._task}, timeout=self._close_timeout or None)
-        if pending:
-            self._task.cancel()
-            await asyncio.wait({self._task}, timeout=self._close_timeout or None)
-
     def _unsupported(self, error: BaseException | None) -> None:
         text = "it returned without an answer" if error is None else f"{type(error).__name__}: {' '.join(str(error).split())}"
         if self._mode == "on":
@@ -107,7 +110,10 @@ class Lifespan:
 
     async def _run(self) -> None:
         scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
-        await self._app(scope, self._events.get, self._send)
+        try:
+            await self._app(scope, self._events.get, self._send)
+        except (SystemExit, KeyboardInterrupt) as error:  # asyncio would end the process with it
+            raise RuntimeError(f"the application raised {error!r}") from error
 
     async def _send(self, event: Event) -> None:
         expected = (f"lifespan.{self._awaited}.complete", f"lifespan.{self._awaited}.failed")
@@ -115,4 +121,5 @@ class Lifespan:
             accepted = f"{expected[0]} or {expected[1]} is accepted" if self._awaited else "nothing is accepted now"
             raise RuntimeError(f"ASGI message {described(event)}: {accepted}")
         self._awaited = ""
+        self._has_said_why = event["type"] == "lifespan.shutdown.failed"
         self._answers.put_nowait(event)

@@ -222,7 +222,7 @@ class WebSocket(Pump):
             pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers if name.lower() not in _DECIDED_HERE]
             self._decide(Refused(status, pairs, bytes(body)))
 
-    def _decide(self, refused: Exception | None) -> None:
+    def _decide(self, refused: BaseException | None) -> None:
         decision, self._decision = self._decision, None
         if decision is not None and refused is None:
             decision.callback(None)
@@ -250,7 +250,9 @@ class WebSocket(Pump):
             await self._hosted.app(scope, self.receive, self.send)
         except asyncio.CancelledError:
             self._ended(None)
-        except Exception as error:
+        except BaseException as error:  # a sys.exit() somewhere would end the process, and everybody's sessions
+            if not self._loop.is_running():  # the process ends, and Python closes what is left
+                raise
             self._ended(error)
         else:
             self._returned()
@@ -264,7 +266,7 @@ class WebSocket(Pump):
         elif self._stage is _Stage.ACCEPTED and self._session.phase is Phase.OPEN:
             self._session.close(1000, cause=Cause.APPLICATION, by=By.APPLICATION)
 
-    def _ended(self, error: Exception | None) -> None:
+    def _ended(self, error: BaseException | None) -> None:
         """The application has raised, or was cancelled."""
         session = self._session
         has_ended = self.is_gone or session.ending is not None
@@ -279,16 +281,21 @@ class WebSocket(Pump):
             session.fail(1011, "", Cause.APPLICATION_ERROR)
 
 
-def is_disconnected(error: BaseException | None) -> bool:
-    """Whether an exception is, or was raised while handling, that of a send to a peer that has gone: frameworks make it one of theirs."""
-    inner = getattr(error, "exceptions", None)
+def is_disconnected(error: BaseException | None, most: int = 16) -> bool:
+    """Whether an exception is that of a send to a peer that has gone, or what a framework made of it, as Starlette's WebSocketDisconnect.
+
+    Any other that is raised meanwhile, as in a ``finally``, is the application's own. At most so many exceptions of a chain are looked at.
+    """
+    if not most:
+        return False
+    inner = getattr(error, "exceptions", None)  # of a group
     if inner:
-        return all(is_disconnected(each) for each in inner)
-    for _ in range(16):
-        if error is None or isinstance(error, Disconnected):
-            break
-        error = error.__cause__ or error.__context__
-    return isinstance(error, Disconnected)
+        return all(is_disconnected(each, most - 1) for each in inner)
+    if error is None or isinstance(error, Disconnected):
+        return error is not None
+    if error.__cause__ is not None:
+        return is_disconnected(error.__cause__, most - 1)
+    return "Disconnect" in type(error).__name__ and is_disconnected(error.__context__, most - 1)
 
 
 def _gone(session: Session) -> str:
