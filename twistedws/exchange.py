@@ -81,6 +81,10 @@ class Exchange(Protocol):
     """What a connection needs of whoever answers a request."""
 
     @property
+    def progress(self) -> tuple[int, int]:
+        """The status of the response and the bytes of its body so far; 0 and 0 before it has begun."""
+
+    @property
     def held(self) -> bool:
         """Whether reading is paused."""
 

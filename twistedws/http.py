@@ -111,6 +111,14 @@ class Channel(http.HTTPChannel):
         self._taken = 0  # of what was written, when the deadline for it was put
 
     @property
+    def progress(self) -> tuple[int, int]:
+        """The status of the response and the bytes of its body so far; 0 and 0 before it has begun."""
+        for request in self.requests:
+            if request.startedWriting:
+                return request.code, request.sentLength
+        return 0, 0
+
+    @property
     def held(self) -> bool:
         """Whether reading is paused."""
         return self._is_held

@@ -258,6 +258,24 @@ def test_head_only() -> None:
     assert stage.carrier.header(b"date") == [date()]
 
 
+# Turns
+
+
+def test_tiny_chunks_have_their_turn_and_no_more() -> None:
+    """Of thousands of tiny chunks some are looked at in a turn of the loop; the rest is put back, and nothing of it is lost."""
+    stage = Stage(CHUNKED)
+    stage.channel.received(b"1\r\nx\r\n" * 5000 + b"0\r\n\r\n" + GET)
+    turns = 0
+    while stage.carrier.put:
+        turns += 1
+        stage.channel.received(stage.carrier.put.pop())
+    assert 5 < turns < 100
+    assert stage.request.heard == ["begin", *[b"x"] * 5000, "end"]
+    stage.request.finish()
+    assert stage.carrier.ended is not None
+    assert stage.carrier.ended[2] == GET
+
+
 # Deadlines
 
 

@@ -502,6 +502,20 @@ def test_slow_is_not_stalled() -> None:
     assert stage.session.ending is None
 
 
+def test_what_the_peers_machine_takes_is_progress() -> None:
+    """A peer that reads slowly is not stalled while its machine takes what the kernel has, though the kernel takes nothing from us."""
+    stage = Stage(interval=0.0, stall=4.0)
+    stage.wire.written, stage.wire.waiting, stage.wire.kernel = 200_000, 100_000, 100_000
+    stage.session.congest()
+    stage.keepalive.watch(stage.item, stage.session)
+    for _ in range(20):
+        stage.run(3.0)
+        stage.wire.kernel -= 10
+    assert stage.session.ending is None
+    stage.run(6.0)
+    assert stage.session.ending is not None
+
+
 def test_writing_on_is_no_progress() -> None:
     """Output that grows while none of it leaves is stalled."""
     stage = Stage(interval=0.0, stall=4.0)

@@ -79,7 +79,7 @@ class PlainRequests:
         """The connection has gone."""
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
-            self._log(0, 0, cause)
+            self._log(*exchange.progress, cause)
             exchange.lost()
 
     def _log(self, status: int, octets: int, cause: Cause | None) -> None:

@@ -51,7 +51,7 @@ def unacknowledged_in(transport: ITransport | None) -> int:
                 return int(_COUNT.unpack(ioctl(handle.fileno(), TIOCOUTQ, bytes(_COUNT.size)))[0])
             except AttributeError:  # TLS, whose handle is no socket: it is further down
                 pass
-            except OSError:  # gone, or of a kind that does not count
+            except (OSError, ValueError):  # gone, or of a kind that does not count
                 return 0
         transport = getattr(transport, "transport", None)
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from contextlib import suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from tests.support.asgi_table import (
     End,
     Row,
 )
+from tests.support.memory import request
 from twistedws.errors import Cause, Disconnected
 from twistedws.gateway.asgi import asgi_application
 from twistedws.gateway.asgi.scope import Event, Scope
@@ -710,7 +712,7 @@ def test_a_request_that_is_cut() -> None:
         await world.settle()
         assert peer.ended is not None
         assert not peer.data.endswith(b"0\r\n\r\n")
-        assert [answer[1:] for answer in world.ledger.answers] == [("/a", 0, Cause.APPLICATION_ERROR)]
+        assert [answer[1:] for answer in world.ledger.answers] == [("/a", 200, Cause.APPLICATION_ERROR)]
 
     play(scenario)
 
@@ -733,5 +735,32 @@ def test_a_drain_lets_a_response_end() -> None:
         assert peer.ended is not None
         world.advance(1)
         assert done
+
+    play(scenario)
+
+
+def test_each_request_has_a_context_of_its_own() -> None:
+    """What a request puts into a context variable is not there for the next on its connection, pipelined or not, nor for a WebSocket."""
+    user: ContextVar[str] = ContextVar("user", default="nobody")
+    seen: list[str] = []
+
+    async def app(scope: Scope, receive: Any, send: Any) -> None:
+        seen.append(user.get())
+        user.set("somebody")
+        if scope["type"] == "http":
+            await send(START)
+            await send(BODY)
+
+    async def scenario() -> None:
+        world = AsgiWorld(app)
+        peer = world.raw(REQUESTS["GET"] * 3)
+        await world.settle()
+        world.advance(1)
+        await world.settle()
+        peer.send(REQUESTS["GET"] + request())
+        await world.settle()
+        world.advance(1)
+        await world.settle()
+        assert seen == ["nobody"] * 5
 
     play(scenario)

@@ -209,3 +209,22 @@ def test_shutdown_without_startup() -> None:
         await Lifespan(Scripted(()), "auto", TIMEOUT).shutdown()
 
     play(scenario)
+
+
+def test_a_shutdown_that_is_hurried() -> None:
+    """One that is cancelled ends at once, and so does the application, whatever time it had."""
+
+    async def scenario() -> None:
+        app = Scripted(("lifespan.startup.complete", "hangs"))
+        lifespan = Lifespan(app, "on", 0.0)
+        await lifespan.startup()
+        stopping = asyncio.ensure_future(lifespan.shutdown())
+        await turn()
+        with capturedLogs() as events:
+            stopping.cancel()
+            await turn()
+        assert stopping.done()
+        assert [each["log_level"].name for each in events] == ["warn"]
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    play(scenario)

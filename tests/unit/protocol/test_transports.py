@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import pytest
@@ -9,14 +10,16 @@ from OpenSSL.SSL import Error as TLSError
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.address import HostnameAddress, IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import ISystemHandle
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from twistedws.errors import Cause
-from twistedws.protocol.transports import address_text, buffered_in, canonical, cause_of, host_of, place_of, place_text
+from twistedws.protocol.transports import address_text, buffered_in, canonical, cause_of, host_of, place_of, place_text, unacknowledged_in
 
 
 class Descriptor(FileDescriptor):
@@ -28,6 +31,17 @@ class Descriptor(FileDescriptor):
         self.connected = True
 
     def startWriting(self) -> None: ...
+
+
+@implementer(ISystemHandle)
+class Socket:
+    """A transport of a socket."""
+
+    def __init__(self, handle: Any) -> None:
+        self.handle = handle
+
+    def getHandle(self) -> Any:
+        return self.handle
 
 
 class Buffering:
@@ -111,3 +125,18 @@ def test_addresses_that_are_none(address: IPv4Address) -> None:
     """What is no address is told."""
     with pytest.raises(ValueError, match=r"nowhere|65536"):
         canonical(address)
+
+
+def test_what_the_peer_has_not_read() -> None:
+    """What the system has and the peer's has not is asked of the socket, below TLS too; who has none, or a closed one, has nothing."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        ours.send(b"12345")
+        tls: Any = TLSMemoryBIOProtocol(None, Protocol(), False)
+        tls._tlsConnection = object()
+        tls.transport = Socket(ours)
+        assert unacknowledged_in(Socket(ours)) == unacknowledged_in(tls) > 0  # type: ignore[arg-type]
+        theirs.recv(100)
+        assert unacknowledged_in(tls) == 0
+    ours.close()
+    assert unacknowledged_in(tls) == unacknowledged_in(StringTransport()) == unacknowledged_in(None) == 0
