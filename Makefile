@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := twistedws twisted tests examples docs bench
 
-.PHONY: help setup run test test-reactors check coverage fmt format-check lint types floors reactor conformance conformance-full bench docs frameworks clean
+.PHONY: help setup run test test-reactors check coverage fmt format-check lint types floors reactor conformance conformance-full bench bench-asgi docs frameworks clean
 
 help:
 	@echo "make run               set up and serve the echo application on http://127.0.0.1:8000/"
@@ -17,6 +17,7 @@ help:
 	@echo "make conformance       301 cases of the Autobahn|Testsuite, on three reactors; conformance-full: all 517, some 15 minutes"
 	@echo "make reactor           Twisted's own test cases against our reactor, on both loops"
 	@echo "make bench             CPU, memory and latency beside the peers', some 25 minutes; rewrites docs/performance.*"
+	@echo "make bench-asgi        the same for ASGI servers alone, some 8 minutes; rewrites docs/performance-asgi.*"
 	@echo "make frameworks        the tests of ASGI frameworks, 2 minutes; rewrites docs/frameworks.md"
 	@echo "make clean             remove what was set up and built"
 
@@ -77,6 +78,10 @@ bench: $(STAMP)
 
 frameworks: $(STAMP)
 	$(BIN)/python tests/process/frameworks/report.py -q
+
+bench-asgi: $(STAMP)
+	$(BIN)/python bench/run.py --only echo,idle --servers 'ours-asgi,ours-coroutine,uvicorn*,granian,daphne' --output bench/results/asgi.json
+	.tools/bench/venv/bin/python bench/report.py bench/results/asgi.json --name performance-asgi
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py

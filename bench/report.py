@@ -1,6 +1,6 @@
-"""Makes ``performance.md`` and ``performance.svg`` of a result of ``bench/run.py``, without measuring.
+"""Makes a page and its chart of a result of ``bench/run.py``, without measuring: ``performance.md`` and ``performance.svg``.
 
-    .tools/bench/venv/bin/python bench/report.py RESULT.json [--docs docs]
+    .tools/bench/venv/bin/python bench/report.py RESULT.json [--docs docs] [--name performance]
 
 The chart needs matplotlib, which is among ``bench/requirements.txt``.
 """
@@ -17,12 +17,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from bench.chart import draw  # noqa: E402 - found through the line above
-from bench.criteria import CHURN, COROUTINE, CRITERIA, HANDLER, describe  # noqa: E402
+from bench.criteria import ASGI, CHURN, COROUTINE, CRITERIA, HANDLER, describe  # noqa: E402
 from bench.sections import CHURN_PARALLEL  # noqa: E402
 from bench.summary import Figure, Rows, Spread, cpu, idle_share, kilobytes, latency  # noqa: E402
 
 Result = dict[str, Any]
 NOTHING = "-"
+KINDS = {"handler": HANDLER, "coroutine": COROUTINE, "ASGI": ASGI}
 POINTS = ("p50", "p95", "p99", "p99.9")
 
 
@@ -80,14 +81,15 @@ class Page:
         return spread.median if spread else float("inf")
 
     def ratios(self, section: str, cases: list[str]) -> list[str]:
-        """Return a table of our handler's and our coroutine's figures divided by each peer's."""
+        """Return a table of the figures of our handler, coroutine and ASGI application, as far as there are, divided by each peer's."""
+        ours = [(name, each) for name, each in KINDS.items() if each in self.rows.servers(section)]
         peers = [each for each in self.rows.servers(section) if not each.startswith("ours")]
         peers.sort(key=lambda each: self._order(section, cases[0], each, cpu))
-        lines = [[self.title(each), *(self._both(section, case, each) for case in cases)] for each in peers]
-        return table(["handler ÷ it / coroutine ÷ it", *cases], lines)
+        lines = [[self.title(each), *(self._all(section, case, each, ours) for case in cases)] for each in peers]
+        return table([" / ".join(f"{name} ÷ it" for name, _ in ours), *cases], lines)
 
-    def _both(self, section: str, case: str, peer: str) -> str:
-        return " / ".join(median(self.rows.ratio(section, case, our, peer)) for our in (HANDLER, COROUTINE))
+    def _all(self, section: str, case: str, peer: str, ours: list[tuple[str, str]]) -> str:
+        return " / ".join(median(self.rows.ratio(section, case, our, peer)) for _, our in ours)
 
     def echo(self) -> list[str]:
         """Messages sent back."""
@@ -191,7 +193,7 @@ class Page:
 
     def criteria(self) -> list[str]:
         """What we hold ourselves to."""
-        lines = [list(describe(each, self.rows)) for each in CRITERIA]
+        lines = [list(describe(each, self.rows)) for each in CRITERIA if each.met(self.rows) is not None]
         return [
             "## What we hold ourselves to",
             "",
@@ -242,15 +244,15 @@ class Page:
             "```",
         ]
 
-    def text(self) -> str:
-        """Return the page."""
+    def text(self, chart: str) -> str:
+        """Return the page, which shows a chart."""
         parts = [self.criteria, self.echo, self.churn, self.idle, self.fanout, self.latency, self.compression]
         lines = [
             "# Performance",
             "",
             "Written by `bench/report.py`; do not edit.",
             "",
-            "![CPU for each message, by server](performance.svg)",
+            f"![CPU for each message, by server]({chart})",
             "",
         ]
         for part in parts:
@@ -276,12 +278,14 @@ def main() -> int:
     """Write both files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("result", type=Path)
-    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="where performance.md and performance.svg go")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="where the page and the chart go")
+    parser.add_argument("--name", default="performance", help="of both")
     options = parser.parse_args()
     result: Result = json.loads(options.result.read_text(encoding="utf-8"))
     options.docs.mkdir(parents=True, exist_ok=True)
-    (options.docs / "performance.md").write_text(Page(result).text(), encoding="utf-8")
-    draw(result, options.docs / "performance.svg")
+    chart = options.docs / f"{options.name}.svg"
+    chart.with_suffix(".md").write_text(Page(result).text(chart.name), encoding="utf-8")
+    draw(result, chart)
     return 0
 
 
