@@ -243,31 +243,22 @@ class Channel(http.HTTPChannel):
         """The body is wanted: tell a peer that waits to be told (RFC 9110 section 10.1.1)."""
         if self.awaits_continue and not self._is_over:
             self.awaits_continue = False
-            if not self._octets and not self._body_ended and not any(request.startedWriting for request in self.requests):
+            if not self._octets and not self._body_ended and not self._has_begun:
                 self._carrier.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self._arm()
 
+    def fail_application(self) -> None:
+        """End the exchange for something that the application did wrong."""
+        self.fail(500, "internal server error", Cause.APPLICATION_ERROR)
+
     def fail(self, status: int, text: str, cause: Cause = Cause.PROTOCOL_ERROR) -> None:
-        """End the exchange for something that the peer did wrong, with an answer if none has begun."""
+        """End the exchange: with an answer if none has begun, else by cutting it, for a cause; by default something of the peer's."""
         if self._is_over:
             return
-        if any(request.startedWriting for request in self.requests):
+        if self._has_begun:
             self._carrier.cut(cause)
             return
-        self._answer(status, text)
-
-    def fail_application(self) -> None:
-        """End the exchange for something that the application did wrong: with 500 if no answer has begun, else by cutting it."""
-        if self._is_over:
-            return
-        if any(request.startedWriting for request in self.requests):
-            self._carrier.cut(Cause.APPLICATION_ERROR)
-        else:
-            self._answer(500, "internal server error")
-
-    def _answer(self, status: int, text: str) -> None:
-        answer = response(status, (), text, now=time.time(), head_only=self.head.method.upper() == "HEAD")
-        self._carrier.write(answer)
+        self._carrier.write(response(status, (), text, now=time.time(), head_only=self.head.method.upper() == "HEAD"))
         self._end(status, len(text), b"", persistent=False)
         for request in self.requests:
             request.connectionLost(None)
@@ -313,6 +304,11 @@ class Channel(http.HTTPChannel):
         self.awaits_continue = True  # sent once the application asks for the body; see ``proceed``
 
     # Inside
+
+    @property
+    def _has_begun(self) -> bool:
+        """Whether something of the response is out."""
+        return any(request.startedWriting for request in self.requests)
 
     def _may_persist(self) -> bool:
         """RFC 9112 section 9.3. An HTTP/1.0 client's ``keep-alive`` is not taken up, as the section allows: proxies pass it on wrongly."""
