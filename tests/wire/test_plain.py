@@ -186,6 +186,19 @@ class Bounds(SynchronousTestCase):
         world.flush()
         self.assertEqual(statuses(peer), [200, 200])
 
+    def test_what_comes_though_reading_is_paused(self) -> None:
+        """Requests that TLS has already read while answers wait keep their place, and none is lost."""
+        world, notes = serve(answers=False)
+        peer = world.raw(GET + GET)
+        world.links[0].cut = True
+        notes.requests[0].answer(b"x" * (2 * HIGH_WATER))
+        world.links[0].server.protocol.dataReceived(GET.replace(b"/a?b", b"/last"))
+        notes.answers = True
+        world.links[0].cut = False
+        world.advance(1)
+        self.assertEqual(statuses(peer), [200, 200, 200])
+        self.assertEqual([each[1] for each in world.ledger.answers], ["/a?b", "/a?b", "/last"])
+
     def test_an_upgrade_behind_an_answer_that_is_not_taken(self) -> None:
         """The session knows from its beginning that its peer is slow."""
         world, notes = serve(answers=False)

@@ -93,7 +93,7 @@ class Opening:
     """
 
     __slots__ = (
-        "_client", "_connection", "_decision", "_early", "_is_idle", "_is_stalled", "_parser", "_plain", "_rest", "_session", "_taken",
+        "_client", "_connection", "_decision", "_early", "_is_idle", "_is_stalled", "_parser", "_plain", "_session", "_taken",
         "address", "congested", "peer", "refusal",
     )  # fmt: skip
 
@@ -103,12 +103,11 @@ class Opening:
         self._parser: HeadParser | None = HeadParser(handshake.max_head_size, handshake.max_headers)
         self._session: Session | None = None  # that the application decides about, once the head has been read
         self._decision: Deferred[None] | None = None
-        self._early = b""  # what came behind the head while the application decides
+        self._early = b""  # what came behind the head while the application decides, or before the peer has taken its answers
         self._client: Client | None = None  # that a trusted proxy names
         self._plain: PlainRequests | None = None  # made for the first
         self._is_idle = False  # between two requests
         self._is_stalled = False  # between two requests, and the peer has not taken the answers yet
-        self._rest = b""  # what came behind them
         self._taken = 0  # of what was written, when a deadline for it was put
         self.congested = False
         self.peer: str | None = None
@@ -238,8 +237,8 @@ class Opening:
             exchange.decongested()
         elif self._is_stalled:
             self._is_stalled = False
-            self._await_request(self._rest)
-            self._rest = b""
+            early, self._early = self._early, b""
+            self._await_request(early)
 
     def endpoints(self) -> Endpoints:
         """Return both ends of the connection, as of the latest request."""
@@ -258,7 +257,7 @@ class Opening:
         self.refusal = None
         rest = self._plain.answer(answerer, request, head, rest, self.endpoints(), self.peer or "unknown")
         if rest and self._is_stalled:
-            self._rest += rest
+            self._early += rest
         elif rest and self._connection.is_opening:
             self._connection.put_back(rest)
         if self.congested:
@@ -271,7 +270,7 @@ class Opening:
         if self._plain is None or not self._plain.done(status, octets, persistent=persistent):
             connection.refuse(b"")
         elif self.congested:  # what it has asked for so far is to be taken first: answers are bounded by nothing else
-            self._rest, self._is_stalled = rest, True
+            self._early, self._is_stalled = rest, True
             connection.pause()
             self._await_progress()
         else:
@@ -398,7 +397,8 @@ class Opening:
     def _hold_early(self, data: bytes) -> None:
         """Keep what a peer sends before it is answered, unseen. Reading goes on, so that its leaving is noticed; within bounds."""
         connection = self._connection
-        connection.received -= len(data)  # it counts when it is looked at
+        if not self._is_stalled:  # what is put back later is counted already
+            connection.received -= len(data)  # it counts when it is looked at
         self._early += data
         if self.is_full:
             connection.pause()
