@@ -14,6 +14,7 @@ import pytest
 import websockets
 
 from tests.support.memory import masked, request
+from tests.support.proxies import free_port
 from tests.support.server import Server, wait_until
 from tests.support.tools import needs
 
@@ -103,9 +104,7 @@ def test_proxy_protocol() -> None:
 def test_inherited_descriptor() -> None:
     """A ``systemd:`` endpoint serves the socket that it was started with."""
     systemd = needs("systemd-socket-activate", package="systemd")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     prefix = (systemd, "-l", f"127.0.0.1:{port}", "--fdname=web", "-E", "PATH", "-E", "PYTHONPATH")
     server = Server("--endpoint=systemd:domain=INET:index=0", prefix=prefix)
     waker = socket.socket()
@@ -146,9 +145,7 @@ def test_daemon(tmp_path: Path) -> None:
     import os
     import signal
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     pidfile, log = tmp_path / "server.pid", tmp_path / "server.log"
     command = [Server().command[0], f"--pidfile={pidfile}", f"--logfile={log}", "twistedws", "--port", str(port)]
     subprocess.run(command, cwd=tmp_path, check=True, timeout=30)

@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
+from tests.support.proxies import free_port
 from tests.support.server import TWISTD, Server, wait_until
 
 APP = """
@@ -38,9 +38,7 @@ def app(tmp_path: Path) -> Path:
 @pytest.fixture
 def port() -> int:
     """A port that was free a moment ago: each child has to have the same."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_port()
 
 
 @contextlib.contextmanager

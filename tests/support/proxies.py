@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -17,11 +19,23 @@ ETC = ROOT / "etc"
 
 
 def free_port() -> int:
-    """Return a port of the loopback that was free a moment ago: these programs cannot tell which one they were given."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port of the loopback that was free a moment ago, for programs that cannot tell which one they were given.
+
+    It is below the range that the kernel takes clients' ports from: no connection of another test can hold it meanwhile.
+    """
+    for port in random.sample(range(10_000, 30_000), 100):
+        if not (_taken(socket.AF_INET, "127.0.0.1", port) or _taken(socket.AF_INET6, "::1", port)):
+            return port
+    raise AssertionError("a hundred ports were taken")
+
+
+def _taken(family: socket.AddressFamily, host: str, port: int) -> bool:
+    try:
+        with socket.socket(family) as probe:
+            probe.bind((host, port))
+    except OSError as error:
+        return error.errno == errno.EADDRINUSE  # anything else: a machine without IPv6
+    return False
 
 
 def fragment(name: str, replacements: Mapping[str, str]) -> str:
