@@ -290,7 +290,7 @@ class Limits:
     control_frame_rate: float = setting(50.0, "Pings and pongs that a session may send", unit="1/s", zero="no limit")
     inbox_size: int = setting(
         65536,
-        "What may wait for a coroutine or an ASGI application before its session is read no further",
+        "What may wait for an application other than a handler class before its session is read no further",
         unit="bytes",
         zero="no limit",
     )
@@ -383,7 +383,7 @@ class Hosting:
     factory: bool = setting(False, "Whether APP is a function that returns the application")
     root_path: str = setting(
         "",
-        "Path below which a proxy serves the application, and which it strips (ASGI root_path)",
+        "Path below which a proxy serves the application, and which it strips (ASGI root_path, WSGI SCRIPT_NAME)",
         check=_path,
         accepted="nothing, or a path that begins with / and does not end with it, such as /chat, without spaces, ? and #",
     )
@@ -391,10 +391,26 @@ class Hosting:
         "auto", "Whether the ASGI application is told of start and stop; auto goes on without if it does not know how"
     )
     application_close_timeout: float = setting(
-        10.0, "Time that a coroutine or an ASGI application may run on after its connection is gone", unit="s", zero="no deadline"
+        10.0,
+        "Time that an application may run on after its connection is gone: then a task is cancelled, a thread reported",
+        unit="s",
+        zero="no deadline",
     )
     reload: bool = setting(False, "Whether to start anew when a Python file changes, for development")
     reload_dir: tuple[str, ...] = setting((), "Directory to watch with --reload, instead of --app-dir", accepted="a directory")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Threads:
+    """In what a WSGI application runs."""
+
+    threads: int = setting(
+        1000, "Threads for a WSGI application's WebSockets, one for each; a client that finds none free is answered with 503", maximum=65536
+    )
+    http_threads: int = setting(8, "Threads for a WSGI application's other requests, which wait until one is free", maximum=65536)
+    thread_stack_size: int = setting(
+        2**20, "Stack of each of these threads, of which only what is used takes memory", unit="bytes", minimum=2**18, maximum=2**30
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -411,6 +427,7 @@ class Configuration:
     shutdown: Shutdown = field(default_factory=Shutdown)
     logging: Logging = field(default_factory=Logging)
     hosting: Hosting = field(default_factory=Hosting)
+    threads: Threads = field(default_factory=Threads)
 
 
 # --- The settings, derived from the declarations ------------------------------------------------------------

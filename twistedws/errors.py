@@ -103,15 +103,18 @@ class Refused(TwistedWSError):  # noqa: N818 - an answer, not a fault
         status: An HTTP status from 200 to 599; 101 is what was asked for, and no other is a session.
         headers: Pairs of header name and value, of tokens and visible ASCII.
         body: The response's body; str is sent as UTF-8 text/plain unless a Content-Type is among the headers.
+        why: For the log.
 
     Raises:
         ValueError: The status is no integer from 200 to 599.
     """
 
-    def __init__(self, status: int = 403, headers: Iterable[tuple[str, str]] = (), body: bytes | str = b"") -> None:
+    def __init__(
+        self, status: int = 403, headers: Iterable[tuple[str, str]] = (), body: bytes | str = b"", *, why: str = "the application refused"
+    ) -> None:
         if not isinstance(status, int) or not 200 <= status <= 599:
             raise ValueError(f"status: {status!r}: a handshake is refused with a status from 200 to 599")
-        self.status, self.headers, self.body = status, tuple(headers), body
+        self.status, self.headers, self.body, self.why = status, tuple(headers), body, why
         super().__init__(f"{status}")
 
 

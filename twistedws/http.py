@@ -15,11 +15,12 @@ Laws of this module:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from twisted.internet.interfaces import IPushProducer, ITransport
 from twisted.web import http
+from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
 from twistedws import config
@@ -30,16 +31,66 @@ from twistedws.handshake import BadRequest, Request, check_trailers, connection_
 _PIECE = 2048  # bytes of a chunked body that are decoded before the chunks are counted
 MOST_CHUNKS = 256  # of some 4 us each, before others have their turn
 BODY_STEP = 65536  # bytes of a request body that must come within body_timeout
+_DECIDED_HERE = (b"connection", b"transfer-encoding", b"keep-alive")  # how a response is carried
+
+Header = tuple[bytes, bytes]
 
 
 class _TooLarge(Exception):  # noqa: N818 - caught in this module
     """The request body exceeds its bound."""
 
 
-class StreamedRequest(http.Request):
-    """A request whose body is handed on while it comes, with bounds. To be subclassed; ``begin`` and ``end_of_body`` are the places."""
+class _InOrder(Headers):
+    """Response headers in the order in which they were added, as ASGI asks; Twisted's own puts those of one name together."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._pairs: list[Header] = []
+
+    def addRawHeader(self, name: str | bytes, value: str | bytes) -> None:
+        """Add one."""
+        super().addRawHeader(name, value)
+        self._pairs.append((_bytes(name), _bytes(value)))
+
+    def setRawHeaders(self, name: str | bytes, values: Any) -> None:
+        """Put some in place of those of the name."""
+        super().setRawHeaders(name, values)
+        key = _bytes(name).lower()
+        self._pairs = [pair for pair in self._pairs if pair[0].lower() != key] + [(key, _bytes(value)) for value in values]
+
+    def getAllRawHeaders(self) -> Iterator[tuple[bytes, Sequence[bytes]]]:
+        """Return them as they are to be written."""
+        return ((name, (value,)) for name, value in self._pairs)
+
+
+def _bytes(text: str | bytes) -> bytes:
+    return text.encode("latin-1") if isinstance(text, str) else text
+
+
+class StreamedRequest(http.Request):
+    """A request whose body is handed on while it comes, with bounds, and the response to it. To be subclassed.
+
+    Args:
+        channel: The exchange.
+
+    Attributes:
+        exchange: The same; Twisted's ``channel`` goes away with the end of the response.
+        is_head: Whether the response has no body, whatever it says of it.
+        length: Bytes of the response's body that are still to come; None for any.
+        awaits_body: Whether the body is wanted before anything is answered.
+    """
+
+    awaits_body = False
     channel: Channel
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__(channel)
+        self.responseHeaders = _InOrder()
+        self.exchange = channel
+        self.is_head = channel.head.method.upper() == "HEAD"
+        self.length: int | None = None
+
+    # Twisted's channel
 
     def gotLength(self, length: int | None) -> None:  # noqa: ARG002 - Twisted's signature
         """Twisted's channel: the head is complete."""
@@ -59,6 +110,8 @@ class StreamedRequest(http.Request):
         """Twisted's channel: the body is complete."""
         self.end_of_body()
 
+    # The subclass's part
+
     def begin(self) -> None:
         """Start to handle the request; its body is still to come."""
         raise NotImplementedError
@@ -70,6 +123,79 @@ class StreamedRequest(http.Request):
     def end_of_body(self) -> None:
         """The body is complete."""
         raise NotImplementedError
+
+    # The response
+
+    def put_head(self, status: int, headers: Sequence[Header], by: str, reason: bytes | None = None) -> None:
+        """Note the head of the response, which leaves with the first of its body.
+
+        Args:
+            status: 200 to 599.
+            headers: Pairs that can be sent. How the response is carried is decided here, but for its Content-Length.
+            by: What of the application's says so, for an error.
+            reason: The reason phrase; None for the status's own.
+
+        Raises:
+            ValueError: The Content-Length is none.
+        """
+        lengths = [value for name, value in headers if name.lower() == b"content-length"]
+        if len(lengths) > 1 or not all(value.isdigit() for value in lengths):
+            raise ValueError(f"{by}: content-length: {lengths!r}: one decimal number is accepted")
+        self.setResponseCode(status, reason or None)
+        has_body = status not in http.NO_BODY_CODES and not self.is_head
+        for name, value in headers:
+            lower = name.lower()
+            if lower in _DECIDED_HERE:
+                if lower == b"connection" and b"close" in value.lower():
+                    self.exchange.persistent = False
+                continue
+            if lower == b"content-length":
+                if status == 204:  # RFC 9110 section 8.6
+                    continue
+                self.length = int(value) if has_body else None
+            self.responseHeaders.addRawHeader(name, value)
+        if not self.responseHeaders.hasHeader(b"date"):
+            self.responseHeaders.addRawHeader(b"date", date())
+
+    def put_body(self, body: bytes, by: str, *, is_last: bool) -> None:
+        """Send a piece of the response's body, behind its head if it is the first.
+
+        Args:
+            body: The piece.
+            by: What of the application's says so, for an error.
+            is_last: Whether the response is complete with it.
+
+        Raises:
+            ValueError: It is longer than the Content-Length, or the last and shorter.
+        """
+        if self.length is not None:
+            left = self.length - len(body)
+            if left < 0:
+                raise ValueError(f"{by}: {-left} bytes more than the Content-Length of this response")
+            if is_last and left:
+                raise ValueError(f"{by}: {left} bytes fewer than the Content-Length of this response")
+            self.length = left
+        if not self.startedWriting:
+            if is_last and self.may_say_length and (body or not self.is_head):
+                self.responseHeaders.addRawHeader(b"content-length", b"%d" % len(body))
+            self._settle_persistence(is_last=is_last)
+        self.write(body)
+        if is_last:
+            self.unregisterProducer()
+            self.finish()
+
+    @property
+    def may_say_length(self) -> bool:
+        """Whether the length of the body is to be said, and the application has not."""
+        return self.code not in http.NO_BODY_CODES and not self.responseHeaders.hasHeader(b"content-length")
+
+    def _settle_persistence(self, *, is_last: bool) -> None:
+        """Say in the head whether the connection goes on: not if the response is complete before the request is."""
+        exchange = self.exchange
+        if is_last and not exchange.body_ended:
+            exchange.persistent = False
+        if exchange.head.version == "1.1" and not exchange.persistent:
+            self.responseHeaders.setRawHeaders(b"connection", [b"close"])
 
 
 class Channel(http.HTTPChannel):
@@ -302,6 +428,8 @@ class Channel(http.HTTPChannel):
 
     def _send100Continue(self) -> None:
         self.awaits_continue = True  # sent once the application asks for the body; see ``proceed``
+        if any(request.awaits_body for request in self.requests):
+            self.proceed()
 
     # Inside
 

@@ -22,6 +22,8 @@ class Metrics:
         octets_in: Bytes of their payloads, received.
         octets_out: Bytes of their payloads, sent.
         dropped: Messages not sent because a slow consumer's queue was full.
+        no_thread: Sessions refused because no thread was free for them.
+        late_threads: Threads that ran on too long after their connection was gone.
     """
 
     opened: int = 0
@@ -33,3 +35,5 @@ class Metrics:
     octets_in: int = 0
     octets_out: int = 0
     dropped: int = 0
+    no_thread: int = 0
+    late_threads: int = 0

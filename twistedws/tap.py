@@ -31,7 +31,7 @@ from twisted.python.components import Componentized
 from twistedws import config
 from twistedws.drain import Drain
 from twistedws.errors import ConfigurationError, ListenError, StartupError
-from twistedws.gateway.loader import load
+from twistedws.gateway.loader import Process, load
 from twistedws.keepalive import KeepaliveService
 from twistedws.listening import ListeningService, endpoints, most_connections, raise_descriptor_limit
 from twistedws.logs import AppendedFile, ConnectionLog, LogWriter
@@ -53,9 +53,9 @@ class Options(usage.Options):
 
     synopsis = "[options] [APP]"
     longdesc = (
-        "APP is package.module:attribute, a handler class or `async def app(session)`; or echo, the default. Each option can also be "
-        "given as a variable TWISTEDWS_… or as a key of the file that --config names; the command line goes before the environment, "
-        "and that before the file."
+        "APP is package.module:attribute: a handler class, `async def app(session)`, an ASGI or a WSGI application; or echo, the default. "
+        "Each option can also be given as a variable TWISTEDWS_… or as a key of the file that --config names; the command line goes before "
+        "the environment, and that before the file."
     )
     optFlags = (
         ["check-config", None, "Say whether the configuration is right: exit with 0, or with 2 and what is wrong."],
@@ -223,7 +223,16 @@ def compose(settings: config.Configuration, reactor: Any) -> Server:
         proxies = TrustedProxies(settings.proxying.trusted_proxies, settings.proxying.proxy_headers)
     except ValueError as error:
         raise ConfigurationError("trusted-proxies", None, str(error)) from error
-    application = load(settings.hosting, limits=settings.limits, output=settings.output, http=settings.http, has_asyncio=loop is not None)
+    metrics = Metrics()
+    process = Process(
+        has_asyncio=loop is not None,
+        clock=clock,
+        call_from_thread=reactor.callFromThread if loop is None else loop.call_soon_threadsafe,
+        metrics=metrics,
+    )
+    application = load(
+        settings.hosting, threads=settings.threads, limits=settings.limits, output=settings.output, http=settings.http, process=process
+    )
     keepalive = KeepaliveService(settings.keepalive, settings.output.write_stall_timeout, clock)
     site = Site(
         application=application,
@@ -234,7 +243,7 @@ def compose(settings: config.Configuration, reactor: Any) -> Server:
         origins=origins,
         keepalive=keepalive,
         registry=Registry(),
-        metrics=Metrics(),
+        metrics=metrics,
         observer=ConnectionLog(settings.logging.log_level),
         clock=clock,
         start=_starter(loop),

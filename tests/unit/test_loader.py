@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from twisted.internet.task import Clock
 
 from twistedws import config
 from twistedws.errors import ApplicationLoadError
-from twistedws.gateway.loader import load
+from twistedws.gateway.loader import Process, load
+from twistedws.metrics import Metrics
 from twistedws.session import Application
 
 MODULE = """
@@ -36,6 +40,9 @@ async def coroutine(session): ...
 async def asgi(scope, receive, send): ...
 def wsgi(environ, start_response): ...
 async def two(a, b): ...
+class Wsgi:
+    def __init__(self, environ, start_response): ...
+    def __iter__(self): ...
 def keyword(*, needed): ...
 
 class Instance:
@@ -101,10 +108,11 @@ def _load(app: str, directory: Path, kind: str = "auto", *, has_asyncio: bool = 
     line = {"app": app, "app-dir": str(directory), "app-kind": kind, "factory": factory}
     hosting = config.resolve(command_line=line, environment={}).configuration.hosting
     limits, output, http = config.Limits(inbox_size=100), config.Output(), config.Http()
-    return load(hosting, limits=limits, output=output, http=http, has_asyncio=has_asyncio)
+    process = Process(has_asyncio=has_asyncio, clock=Clock(), call_from_thread=lambda function: function(), metrics=Metrics())
+    return load(hosting, threads=config.Threads(), limits=limits, output=output, http=http, process=process)
 
 
-@pytest.mark.parametrize("name", ["Good", "make", "coroutine", "instance", "Good.inner", "Admits"])
+@pytest.mark.parametrize("name", ["Good", "make", "coroutine", "instance", "Good.inner", "Admits", "wsgi", "Wsgi"])
 def test_what_can_be_hosted(name: str, modules: Path) -> None:
     """Handler classes, functions that make handlers, coroutine functions and callable instances are recognised."""
     application = _load(f"loadable:{name}", modules)
@@ -146,7 +154,8 @@ def test_echo(modules: Path) -> None:
         ("loadable:unsigned", "auto", "is a Unsigned, which is no application"),
         ("loadable:Good", "asgi", "the class Good; an ASGI 3 application, called with scope, receive and send"),
         ("loadable:number", "asgi", "is a int; an ASGI 3 application"),
-        ("loadable:wsgi", "auto", "a WSGI application"),
+        ("loadable:Good", "wsgi", "the class Good; a WSGI application, called with environ and start_response"),
+        ("loadable:number", "wsgi", "is a int; a WSGI application"),
         ("raises:app", "auto", "ZeroDivisionError: division by zero"),
         ("broken:app", "auto", "SyntaxError"),
         ("exits:app", "auto", "SystemExit: no way"),
@@ -161,6 +170,24 @@ def test_what_cannot(app: str, kind: str, says: str, modules: Path) -> None:
     assert says in text
     assert app in text
     assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("package", "name", "call"),
+    [
+        ("gevent.monkey", "is_module_patched", "gevent.monkey.patch_all()"),
+        ("eventlet.patcher", "is_monkey_patched", "eventlet.monkey_patch()"),
+    ],
+)
+def test_patched_process(package: str, name: str, call: str, modules: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process whose threads are greenlets nothing is hosted; the package alone does no harm."""
+    patcher = ModuleType(package)
+    monkeypatch.setitem(sys.modules, package, patcher)
+    setattr(patcher, name, lambda _: False)
+    _load("loadable:wsgi", modules)
+    setattr(patcher, name, lambda module: module == "threading")
+    with pytest.raises(ApplicationLoadError, match=re.escape(call)):
+        _load("loadable:wsgi", modules)
 
 
 def test_where_an_import_failed(modules: Path) -> None:

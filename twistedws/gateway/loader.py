@@ -10,31 +10,59 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from twisted.internet.interfaces import IReactorTime
 
 from twistedws import config
 from twistedws.apps.echo import echo_application
 from twistedws.errors import ApplicationLoadError
 from twistedws.gateway.coroutine import coroutine_application
+from twistedws.metrics import Metrics
 from twistedws.session import Application
 
+_PATCHERS = (
+    ("gevent.monkey", "is_module_patched", "gevent.monkey.patch_all()"),
+    ("eventlet.patcher", "is_monkey_patched", "eventlet.monkey_patch()"),
+)
+_PATCHED = ("socket", "select", "thread", "threading", "queue", "time")  # what they may have replaced
 _ACCEPTED = "echo, or package.module:attribute, is accepted"
 _CALLBACKS = ("opened", "received", "closed")
-_LATER = {"wsgi": "a WSGI application"}
 _NEEDS_ASYNCIO = "has coroutines, which need an asyncio loop: start without --reactor, or with --reactor=asyncio"
-_KINDS = "a handler class (opened, received, closed), `async def app(session)`, or an ASGI 3 application is accepted"
+_KINDS = "a handler class (opened, received, closed), `async def app(session)`, an ASGI 3 or a WSGI application is accepted"
 
 
-def load(hosting: config.Hosting, *, limits: config.Limits, output: config.Output, http: config.Http, has_asyncio: bool) -> Application:
+@dataclass(frozen=True, slots=True)
+class Process:
+    """What an application may need of the process that hosts it.
+
+    Attributes:
+        has_asyncio: Whether the reactor runs on an asyncio loop, which coroutines need.
+        clock: The reactor's.
+        call_from_thread: Has a function called in the reactor's thread; may be called in any.
+        metrics: Where what goes wrong is counted.
+    """
+
+    has_asyncio: bool
+    clock: IReactorTime
+    call_from_thread: Callable[[Callable[[], None]], object]
+    metrics: Metrics
+
+
+def load(
+    hosting: config.Hosting, *, threads: config.Threads, limits: config.Limits, output: config.Output, http: config.Http, process: Process
+) -> Application:
     """Import and recognise the application.
 
     Args:
         hosting: What to host.
+        threads: In how many threads, if it needs any.
         limits: What may wait for it.
         output: What may wait for a peer.
         http: Bounds of HTTP requests, where it answers them.
-        has_asyncio: Whether the reactor runs on an asyncio loop, which coroutines need.
+        process: Where it is hosted.
 
     Raises:
         ApplicationLoadError: It cannot be imported, is none, or cannot run here.
@@ -47,15 +75,16 @@ def load(hosting: config.Hosting, *, limits: config.Limits, output: config.Outpu
     if kind is None:
         hint = " (with --factory, what it returns)" if callable(target) and _required_parameters(target) == 0 else ""
         raise ApplicationLoadError("app", hosting.app, f"is {_described(target)}, which is no application; {_KINDS}{hint}")
-    if kind in _LATER:
-        raise ApplicationLoadError("app", hosting.app, f"is {_LATER[kind]}, which this version does not host; {_KINDS}")
+    _check_patches(hosting.app)
     if kind == "asgi":
-        return _asgi(target, hosting, limits, output, http, has_asyncio=has_asyncio)
+        return _asgi(target, hosting, limits, output, http, has_asyncio=process.has_asyncio)
+    if kind == "wsgi":
+        return _wsgi(target, hosting, threads, limits, output, http, process)
     more: dict[str, Any] = {
         "admit": getattr(target, "admit", None),
         "subprotocols": tuple(getattr(target, "subprotocols", ())),
     }
-    if not has_asyncio and (kind == "coroutine" or inspect.iscoroutinefunction(more["admit"])):
+    if not process.has_asyncio and (kind == "coroutine" or inspect.iscoroutinefunction(more["admit"])):
         raise ApplicationLoadError("app", hosting.app, _NEEDS_ASYNCIO)
     if kind == "coroutine":
         _check_coroutine(hosting.app, target)
@@ -77,6 +106,38 @@ def _asgi(
     from twistedws.gateway.asgi import asgi_application  # with twisted.web, which the other kinds do without
 
     return asgi_application(target, hosting, limits=limits, output=output, http=http)
+
+
+def _wsgi(
+    target: Any,
+    hosting: config.Hosting,
+    threads: config.Threads,
+    limits: config.Limits,
+    output: config.Output,
+    http: config.Http,
+    process: Process,
+) -> Application:
+    if not callable(target) or _required_parameters(target) not in (2, None):
+        text = f"is {_described(target)}; a WSGI application, called with environ and start_response, is accepted"
+        raise ApplicationLoadError("app", hosting.app, text)
+    from twistedws.gateway.wsgi import wsgi_application
+
+    return wsgi_application(
+        target, hosting, threads=threads, limits=limits, output=output, http=http, clock=process.clock,
+        call_from_thread=process.call_from_thread, metrics=process.metrics,
+    )  # fmt: skip
+
+
+def _check_patches(name: str) -> None:
+    """In a process whose threads and sockets somebody has replaced, nothing here works: the loop would wait for ever for its own thread."""
+    for module, is_patched, call in _PATCHERS:
+        patcher = sys.modules.get(module)
+        if patcher is not None and any(getattr(patcher, is_patched)(each) for each in _PATCHED):
+            raise ApplicationLoadError(
+                "app", name,
+                f"its import calls {call}, which replaces threads and sockets of the whole process; here each WebSocket has a real thread: "
+                f"leave that call out (docs/migrating.md)",
+            )  # fmt: skip
 
 
 def _import(name: str, directory: str) -> Any:

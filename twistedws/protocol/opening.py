@@ -443,7 +443,7 @@ class Opening:
         refused = failure.value
         if isinstance(refused, Refused):
             try:
-                self._refuse(refused.status, refused.body, "the application refused", refused.headers)
+                self._refuse(refused.status, refused.body, refused.why, refused.headers)
                 return
             except ValueError as error:  # a header that must not be sent
                 failure = Failure(error)

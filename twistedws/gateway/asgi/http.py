@@ -11,29 +11,25 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 from twisted.internet.interfaces import IPushProducer
 from twisted.logger import Logger
-from twisted.web import http
-from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
 from twistedws import config
 from twistedws.errors import Disconnected
 from twistedws.exchange import Answerer, Carrier, Endpoints, Exchange
-from twistedws.gateway.asgi.scope import Event, Header, Hosted, checked_body, checked_headers, checked_status, described
+from twistedws.gateway.asgi.scope import Event, Hosted, checked_body, checked_headers, checked_status, described
 from twistedws.gateway.asgi.websocket import is_disconnected
 from twistedws.gateway.pump import MESSAGE_OVERHEAD, SHARE, wake
 from twistedws.handshake import Request
-from twistedws.http import Channel, StreamedRequest, date
+from twistedws.http import Channel, StreamedRequest
 
 _log = Logger()
 
 _FILE_PIECE = 65536
 _FAREWELLS = 16  # disconnects that come as fast as they are asked for: frameworks ask in several places; a loop may ask for ever
-_ASKED_BY_SERVER = (b"connection", b"transfer-encoding", b"keep-alive")  # how a response is carried is decided here
 
 
 def answerer(hosted: Hosted, settings: config.Http, stall_timeout: float) -> Answerer:
@@ -64,49 +60,18 @@ _ACCEPTS = {
 }
 
 
-class _InOrder(Headers):
-    """Response headers in the order in which they were added, as ASGI asks; Twisted's own puts those of one name together."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._pairs: list[Header] = []
-
-    def addRawHeader(self, name: str | bytes, value: str | bytes) -> None:
-        """Add one."""
-        super().addRawHeader(name, value)
-        self._pairs.append((_bytes(name), _bytes(value)))
-
-    def setRawHeaders(self, name: str | bytes, values: Any) -> None:
-        """Put some in place of those of the name."""
-        super().setRawHeaders(name, values)
-        key = _bytes(name).lower()
-        self._pairs = [pair for pair in self._pairs if pair[0].lower() != key] + [(key, _bytes(value)) for value in values]
-
-    def getAllRawHeaders(self) -> Iterator[tuple[bytes, Sequence[bytes]]]:
-        """Return them as they are to be written."""
-        return ((name, (value,)) for name, value in self._pairs)
-
-
-def _bytes(text: str | bytes) -> bytes:
-    return text.encode("latin-1") if isinstance(text, str) else text
-
-
 @implementer(IPushProducer)
 class HttpRequest(StreamedRequest):
     """One request: Twisted's, and what the application calls: ``receive`` and ``send``."""
 
     def __init__(self, channel: Channel, hosted: Hosted) -> None:
         super().__init__(channel)
-        self.responseHeaders = _InOrder()
-        self._exchange = channel  # Twisted's ``channel`` goes away with the end of the response
         self._hosted = hosted
-        self._is_head = channel.head.method.upper() == "HEAD"
         self._stage = _Stage.NOTHING
         self._pieces: list[bytes] = []  # of the body, not received by the application yet
         self._waiting_octets = 0
         self._has_whole_body = self._is_gone = False
         self._body_received = False  # by the application, to its end
-        self._length: int | None = None  # of the response's body that is still to come; None for any
         self._farewells = 0
         self._waiters: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None
@@ -115,7 +80,7 @@ class HttpRequest(StreamedRequest):
 
     def begin(self) -> None:
         """The head is complete: start the application."""
-        head = self._exchange.head
+        head = self.exchange.head
         self.registerProducer(self, True)
         self._task = self._hosted.tasks.start(self._run(), f"request {head.method} {head.path}")
 
@@ -124,7 +89,7 @@ class HttpRequest(StreamedRequest):
         self._pieces.append(data)
         self._waiting_octets += len(data) + MESSAGE_OVERHEAD
         if self._waiting_octets > self._hosted.inbox_size > 0:
-            self._exchange.hold()
+            self.exchange.hold()
         self._wake()
 
     def end_of_body(self) -> None:
@@ -139,7 +104,7 @@ class HttpRequest(StreamedRequest):
         self.producer = None
         self._wake()
         if self._task is not None and self._stage is not _Stage.COMPLETE:
-            head = self._exchange.head
+            head = self.exchange.head
             self._hosted.tasks.limit(self._task, f"{head.method} {head.path}")
 
     def pauseProducing(self) -> None:
@@ -156,7 +121,7 @@ class HttpRequest(StreamedRequest):
 
     async def receive(self) -> Event:
         """Wait for the next event: the request's body in pieces, then disconnect, for ever."""
-        self._exchange.proceed()
+        self.exchange.proceed()
         while True:
             if self._is_gone or self._stage is _Stage.COMPLETE:
                 self._farewells += 1
@@ -167,7 +132,7 @@ class HttpRequest(StreamedRequest):
                 self._pieces.clear()
                 self._waiting_octets = 0
                 self._body_received = self._has_whole_body
-                self._exchange.release()
+                self.exchange.release()
                 return {"type": "http.request", "body": body, "more_body": not self._body_received}
             await self._wait()
 
@@ -188,7 +153,8 @@ class HttpRequest(StreamedRequest):
             return  # as the specification asks: a response that is complete is followed by nothing
         if stage is _Stage.NOTHING and kind == "http.response.start":
             self._check_peer()
-            self._start(checked_status(event), checked_headers(event))
+            self.put_head(checked_status(event), checked_headers(event), "http.response.start")
+            self._stage = _Stage.STARTED
         elif stage in (_Stage.STARTED, _Stage.SENDING) and kind == "http.response.body":
             self._check_peer()
             await self._send_body(checked_body(event), is_last=not event.get("more_body", False))
@@ -200,52 +166,20 @@ class HttpRequest(StreamedRequest):
 
     # Inside
 
-    def _start(self, status: int, headers: list[Header]) -> None:
-        """Note the head of the response."""
-        lengths = [value for name, value in headers if name.lower() == b"content-length"]
-        if len(lengths) > 1 or not all(value.isdigit() for value in lengths):
-            raise ValueError(f"http.response.start: content-length: {lengths!r}: one decimal number is accepted")
-        self.setResponseCode(status)
-        has_body = status not in http.NO_BODY_CODES and not self._is_head
-        for name, value in headers:
-            lower = name.lower()
-            if lower in _ASKED_BY_SERVER:
-                if lower == b"connection" and b"close" in value.lower():
-                    self._exchange.persistent = False
-                continue
-            if lower == b"content-length":
-                if status == 204:  # RFC 9110 section 8.6
-                    continue
-                self._length = int(value) if has_body else None
-            self.responseHeaders.addRawHeader(name, value)
-        if not self.responseHeaders.hasHeader(b"date"):
-            self.responseHeaders.addRawHeader(b"date", date())
-        self._stage = _Stage.STARTED
-
     async def _send_body(self, body: bytes, *, is_last: bool) -> None:
-        if self._length is not None:
-            left = self._length - len(body)
-            if left < 0:
-                raise ValueError(f"http.response.body: {-left} bytes more than the Content-Length of this response")
-            if is_last and left:
-                raise ValueError(f"http.response.body: {left} bytes fewer than the Content-Length of this response")
-            self._length = left
-        if not self.startedWriting:
-            if is_last and self._may_say_length and (body or not self._is_head):
-                self.responseHeaders.addRawHeader(b"content-length", b"%d" % len(body))
-            self._settle_persistence(is_last=is_last)
-            if self._stage is _Stage.STARTED:
-                self._stage = _Stage.SENDING
-        self.write(body)
+        self.put_body(body, "http.response.body", is_last=is_last)
         if is_last:
-            self._complete()
+            self._stage = _Stage.COMPLETE
+            self._wake()
             return
+        if self._stage is _Stage.STARTED:
+            self._stage = _Stage.SENDING
         share = self._hosted.share
         share.spent += MESSAGE_OVERHEAD + len(body)
         if share.spent > SHARE:
             share.spent = 0
             await asyncio.sleep(0)
-        while self._exchange.is_full and not self._is_gone:
+        while self.exchange.is_full and not self._is_gone:
             await self._wait()
         self._check_peer()
 
@@ -258,7 +192,7 @@ class HttpRequest(StreamedRequest):
             if self._stage is not _Stage.STARTED:
                 raise RuntimeError("ASGI message 'http.response.pathsend': another task has sent a body meanwhile")
             self._stage = _Stage.FILE
-            if self._may_say_length:
+            if self.may_say_length:
                 await self._measure(file)
             while piece := await asyncio.to_thread(file.read, _FILE_PIECE):
                 self._check_peer()
@@ -268,31 +202,12 @@ class HttpRequest(StreamedRequest):
         finally:
             file.close()
 
-    @property
-    def _may_say_length(self) -> bool:
-        """Whether the length of the body is to be said, and the application has not."""
-        return self.code not in http.NO_BODY_CODES and not self.responseHeaders.hasHeader(b"content-length")
-
     async def _measure(self, file: IO[bytes]) -> None:
         size = await asyncio.to_thread(file.seek, 0, 2)
         await asyncio.to_thread(file.seek, 0)
         self.responseHeaders.addRawHeader(b"content-length", b"%d" % size)
-        if not self._is_head:
-            self._length = size
-
-    def _settle_persistence(self, *, is_last: bool) -> None:
-        """Say in the head whether the connection goes on: not if the response is complete before the request is."""
-        exchange = self._exchange
-        if is_last and not exchange.body_ended:
-            exchange.persistent = False
-        if exchange.head.version == "1.1" and not exchange.persistent:
-            self.responseHeaders.setRawHeaders(b"connection", [b"close"])
-
-    def _complete(self) -> None:
-        self._stage = _Stage.COMPLETE
-        self.unregisterProducer()
-        self.finish()
-        self._wake()
+        if not self.is_head:
+            self.length = size
 
     def _check_peer(self) -> None:
         if self._is_gone:
@@ -314,7 +229,7 @@ class HttpRequest(StreamedRequest):
             wake(each)
 
     async def _run(self) -> None:
-        exchange, loop = self._exchange, asyncio.get_running_loop()
+        exchange, loop = self.exchange, asyncio.get_running_loop()
         head = exchange.head
         extensions: dict[str, dict[str, Any]] = {"http.response.pathsend": {}}
         scope = self._hosted.scope("http", "https" if exchange.endpoints.secure else "http", head, exchange.endpoints, extensions)

@@ -1,0 +1,293 @@
+"""One session of a WSGI application: its handler in the reactor's thread, and the thread of its own. Floor 6.
+
+Laws of this module:
+
+- A thread that runs on after its connection is gone is reported with its stack, once, and keeps its place among the threads.
+- What the application sent before it returned, or closed, leaves before the close frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from twistedws.errors import Cause, Close, Refused
+from twistedws.exchange import Endpoints
+from twistedws.gateway.pump import MESSAGE_OVERHEAD
+from twistedws.gateway.wsgi.clients import Handler, Server
+from twistedws.gateway.wsgi.environ import Environ, environ_of
+from twistedws.gateway.wsgi.threads import FromThreads, Job, Outbox, Threads
+from twistedws.gateway.wsgi.websocket import WebSocket, WebSocketError
+from twistedws.handshake import requested_subprotocols
+from twistedws.metrics import Metrics
+from twistedws.session import Framed, Session
+
+_log = Logger()
+
+RETRY_AFTER = "5"  # seconds, for a client that found no thread free
+
+StartResponse = Callable[..., Callable[[bytes], object]]
+WSGI = Callable[[Environ, StartResponse], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Hosted:
+    """A WSGI application and what all its sessions and requests share.
+
+    Attributes:
+        app: The application.
+        turns: The way from its threads to the reactor's.
+        threads: Those of its sessions.
+        http_threads: Those of its plain requests.
+        root_path: The path below which a proxy serves it, and which the proxy strips.
+        inbox_size: Bytes of messages that may wait for it in a session.
+        late_after: Seconds after which a thread whose connection is gone is reported; 0 for never.
+        clock: For that.
+        metrics: Where refusals and late threads are counted.
+        server: What all its sessions see as ``handler.server``.
+    """
+
+    app: WSGI
+    turns: FromThreads
+    threads: Threads
+    http_threads: Threads
+    root_path: str
+    inbox_size: int
+    late_after: float
+    clock: IReactorTime
+    metrics: Metrics
+    server: Server
+
+    def watch(self, job: Job, what: str) -> IDelayedCall | None:
+        """The connection of a job is gone: report the job if it runs on too long, unless what is returned is cancelled."""
+        return self.clock.callLater(self.late_after, self._report, job, what) if self.late_after else None
+
+    def _report(self, job: Job, what: str) -> None:
+        self.metrics.late_threads += 1
+        _log.warn(
+            "the thread of {what} runs on, {seconds:g} s after its connection was gone, at {stack}",
+            what=what, seconds=self.late_after, stack=job.stack(), limit="thread runs on",
+        )  # fmt: skip
+
+    def unwatch(self, late: IDelayedCall | None, what: str) -> None:
+        """The job has ended."""
+        if late is not None and late.active():
+            late.cancel()
+        elif late is not None:
+            _log.info("the thread of {what} has returned after all", what=what, limit="thread returned")
+
+
+def admission(hosted: Hosted) -> tuple[Callable[[Session], None], Callable[[Session], SessionThread]]:
+    """Return what decides on a session, and what gives it its handler then."""
+    app_protocol = getattr(hosted.app, "app_protocol", None)  # geventwebsocket.Resource has it
+
+    def admit(session: Session) -> None:
+        if not hosted.threads.prepare():
+            hosted.metrics.no_thread += 1
+            _log.warn(
+                "no thread is free: {busy} of {most} are in use (--threads)",
+                busy=hosted.threads.busy,
+                most=hosted.threads.most,
+                limit="no thread",
+            )
+            raise Refused(503, [("Retry-After", RETRY_AFTER)], "no thread is free", why="no thread is free")
+        if app_protocol is not None:
+            protocol = app_protocol(session.request.path)
+            if protocol and protocol in requested_subprotocols(session.request):
+                session.subprotocol = protocol
+
+    def build(session: Session) -> SessionThread:
+        return SessionThread(session, hosted, session.wire.endpoints())
+
+    return admit, build
+
+
+class SessionThread(Outbox):
+    """The handler of one session, and what its thread runs."""
+
+    __slots__ = (
+        "_endpoints", "_hosted", "_inbox_put", "_job", "_late", "_paused", "_proceed", "_session",
+        "has_received", "inbox", "inbox_taken", "is_gone", "is_over", "is_waiting",
+    )  # fmt: skip
+
+    def __init__(self, session: Session, hosted: Hosted, endpoints: Endpoints) -> None:
+        super().__init__(hosted.turns)
+        self._session, self._hosted, self._endpoints = session, hosted, endpoints
+        self._job = Job(self._run, f"session {session.id}")
+        self._late: IDelayedCall | None = None
+        self._proceed: Callable[[], None] | None = None
+        self._paused = False
+        self._inbox_put = 0  # bytes, so far
+        self.inbox: SimpleQueue[str | bytes | None] = SimpleQueue()  # None: there will be no more
+        self.inbox_taken = 0
+        self.has_received = self.is_waiting = False  # whether the application has asked for messages at all, and does now
+        self.is_gone = False
+        self.is_over = False  # the application has returned
+
+    # The reactor's thread: what the session calls
+
+    def opened(self, session: Session) -> None:
+        """Start the thread."""
+        if not self._hosted.threads.start(self._job):  # the one that was prepared has ended in this moment, and no other can be had
+            self.is_over = True
+            self._hosted.metrics.no_thread += 1
+            session.fail(1013, "no thread is free", Cause.INTERNAL_ERROR)
+
+    def received(self, session: Session, message: str | bytes) -> None:
+        """Hand a message to the thread; pause reading while too many wait."""
+        if self.is_over:
+            return
+        self._inbox_put += len(message) + MESSAGE_OVERHEAD
+        self.inbox.put(message)
+        if self._inbox_put - self.inbox_taken > self._hosted.inbox_size > 0:
+            self._paused = True  # before the second look: the thread looks here after it has taken
+            session.pause()
+            self._resume()
+
+    def writable(self, session: Session) -> None:  # noqa: ARG002 - the handler's signature
+        """The peer takes more again."""
+        self.flush()
+
+    def draining(self, session: Session, proceed: Callable[[], None]) -> None:  # noqa: ARG002
+        """Proceed once the thread asks for a message that is not there: all that came is answered. Not for one that never asks."""
+        self._proceed = proceed
+        self._proceed_if_answered()
+
+    def closed(self, session: Session, close: Close) -> None:  # noqa: ARG002
+        """Let the thread go on, from wherever it waits."""
+        self.is_gone = True
+        self.inbox.put(None)
+        self.end()
+        if not self.is_over:
+            self._late = self._hosted.watch(self._job, f"session={self._session.id}")
+
+    # The reactor's thread: what the application's wants done
+
+    def take(self, item: Framed | Callable[[], None]) -> None:
+        """Send what was put."""
+        if type(item) is Framed:
+            if not self._session.send_framed(item) and self._session.ending is not None:
+                self.end()
+        else:
+            item()  # type: ignore[operator]  # it is none of the two then
+
+    @property
+    def is_congested(self) -> bool:
+        """Whether the peer takes less than it is sent."""
+        return self._session.congested
+
+    @property
+    def has_messages(self) -> bool:
+        """Whether messages wait to be received."""
+        return self.inbox_taken != self._inbox_put
+
+    def _resume(self) -> None:
+        if self._paused and (self._inbox_put - self.inbox_taken) * 2 <= self._hosted.inbox_size:
+            self._paused = False
+            self._session.resume()
+
+    def _proceed_if_answered(self) -> None:
+        proceed = self._proceed
+        is_answered = self.is_waiting and self.inbox_taken == self._inbox_put
+        if proceed is not None and (is_answered or not self.has_received) and self.is_empty:
+            self._proceed = None
+            proceed()
+
+    def _returned(self, failure: Failure | None, status: int) -> None:
+        """The application has returned, with an HTTP status if it gave one, or has raised."""
+        self.is_over = True
+        session = self._session
+        self._hosted.unwatch(self._late, f"session={session.id}")
+        if self._paused:
+            self._paused = False
+            session.resume()
+        if failure is not None and (session.ending is None or not failure.check(WebSocketError)):
+            _log.failure(
+                "application raised in its WebSocket session={session} peer={peer}", failure, session=session.id, peer=session.peer,
+                limit="application raised",
+            )  # fmt: skip
+        elif status >= 400 and session.ending is None:
+            _log.warn(
+                "application answered {status} to a WebSocket session={session} path={path}", status=status, session=session.id,
+                path=session.request.path, limit="application answered",
+            )  # fmt: skip
+        self.put_nowait(lambda: self._end_session(status, has_failed=failure is not None), 0)
+
+    def _end_session(self, status: int, *, has_failed: bool) -> None:
+        """All that the application has sent has left: end its session, unless it has ended."""
+        session = self._session
+        if session.ending is not None:
+            return
+        if has_failed or status >= 500:
+            session.fail(1011, "", Cause.APPLICATION_ERROR)
+        elif self._proceed is not None:
+            self._proceed()
+        else:
+            session.close(1008 if status >= 400 else 1000)
+
+    # The application's threads
+
+    def receive(self) -> str | bytes | None:
+        """Wait for a message; None if there will be no more."""
+        self.has_received = True
+        self.is_waiting = True  # before the look at who wants to know it, who looks here afterwards
+        if self._proceed is not None:
+            self._turns.call(self._proceed_if_answered)
+        message = self.inbox.get()
+        self.is_waiting = False  # before it counts as taken, or it would seem answered
+        if message is None:
+            self.inbox.put(None)
+            return None
+        self.inbox_taken += len(message) + MESSAGE_OVERHEAD
+        if self._paused:
+            self._turns.call(self._resume)
+        return message
+
+    def send(self, framed: Framed) -> bool:
+        """Send a message; wait first while the peer is slow. False if the connection has ended."""
+        return self.put(framed, len(framed.payload) + MESSAGE_OVERHEAD)
+
+    def close(self, code: int, reason: str) -> None:
+        """Close, behind what was sent."""
+        self.put_nowait(lambda: self._session.close(code, reason), 0)
+
+    def _run(self) -> None:
+        """Run the application."""
+        hosted, session = self._hosted, self._session
+        websocket = WebSocket(self)
+        handler = Handler(hosted.server, websocket, self._endpoints, session.id)
+        websocket.handler = handler
+        failure, status = None, 0
+
+        def start_response(code: str, headers: object, exc_info: object = None) -> Callable[[bytes], None]:  # noqa: ARG001 - PEP 3333
+            nonlocal status
+            status = int(code[:3]) if code[:3].isdigit() else 0
+            return lambda _: None
+
+        clients = hosted.server.clients
+        try:
+            environ = websocket.environ = environ_of(session.request, self._endpoints, hosted.root_path)
+            environ["wsgi.websocket"], environ["wsgi.websocket_version"] = websocket, websocket.version
+            clients[handler.client_address] = handler.active_client
+            result = hosted.app(environ, start_response)
+            try:
+                for _ in result or ():  # whatever it is: the response was the 101
+                    if self.is_gone:
+                        break
+            finally:
+                close = getattr(result, "close", None)
+                if close is not None:
+                    close()
+            environ["wsgi.websocket"] = None
+        except BaseException:  # a sys.exit() somewhere would end the thread only, and nobody would know
+            failure = Failure()
+            failure.cleanFailure()
+        finally:
+            clients.pop(handler.client_address, None)
+        self._turns.call(lambda: self._returned(failure, status))

@@ -1,0 +1,295 @@
+"""The threads in which a WSGI application runs, and the way back from them to the reactor's. Floor 6.
+
+Laws of this module:
+
+- There are never more threads than the bound; who finds none free is told so at once, or waits in a queue.
+- What a thread hands to the reactor's thread is carried out there in the order in which it was handed over.
+- No thread keeps the process from ending.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextvars import copy_context
+from queue import Empty, SimpleQueue
+from types import FrameType
+from typing import Any
+
+from twisted.logger import Logger
+
+_log = Logger()
+
+MOST_UNSENT = 65536  # bytes that may wait in an outbox before threads wait
+SHARE = 65536  # bytes that leave one outbox before the loop has its turn again
+IDLE_SECONDS = 10.0  # that a thread with nothing to do is kept
+_OURS = "twistedws.gateway."  # whose frames are no news to whoever looks for what an application waits for
+
+
+class FromThreads:
+    """What threads want done in the reactor's thread: many calls, one wake-up.
+
+    Args:
+        call_from_thread: Has a function called there, as ``reactor.callFromThread``.
+    """
+
+    __slots__ = ("_calls", "_is_due", "_wake")
+
+    def __init__(self, call_from_thread: Callable[[Callable[[], None]], object]) -> None:
+        self._calls: deque[Callable[[], None]] = deque()
+        self._is_due = False
+        self._wake = call_from_thread
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Have a function called, in a coming turn of the loop."""
+        self._calls.append(function)  # before the look at the flag, which ``_run`` takes back before it looks here
+        if not self._is_due:
+            self._is_due = True
+            try:
+                self._wake(self._run)
+            except RuntimeError:  # the loop is closed: the process ends
+                self._calls.clear()
+
+    def _run(self) -> None:
+        self._is_due = False
+        calls = self._calls
+        for _ in range(len(calls)):  # those that come meanwhile have a turn of their own
+            try:
+                calls.popleft()()
+            except Exception:
+                _log.failure("a fault of this server", limit="server fault")
+
+
+class Job:
+    """A call of the application, which waits for a thread, runs, or is done.
+
+    Args:
+        function: What to call; it must not raise.
+        name: What for, as a debugger shows it.
+
+    Attributes:
+        thread: Where it runs; None before and after.
+        is_cancelled: Whether it need not run any more, if it does not run yet.
+    """
+
+    __slots__ = ("function", "is_cancelled", "name", "thread")
+
+    def __init__(self, function: Callable[[], None], name: str) -> None:
+        self.function, self.name = function, name
+        self.thread: threading.Thread | None = None
+        self.is_cancelled = False
+
+    def stack(self) -> str:
+        """Where it is, outermost first, in one line."""
+        frame = sys._current_frames().get(self.thread.ident or 0) if self.thread is not None else None  # noqa: SLF001 - documented
+        return stack_text(frame)
+
+
+class Threads:
+    """A bounded number of threads, started when needed and ended when idle.
+
+    All that is called here is called in the reactor's thread.
+
+    Args:
+        most: How many there may be.
+        stack_size: Bytes of stack for each.
+    """
+
+    def __init__(self, most: int, stack_size: int) -> None:
+        self.most = most
+        self._stack_size = stack_size
+        self._lock = threading.Lock()
+        self._idle: list[SimpleQueue[Job]] = []  # of each idle thread: where it waits for its next job
+        self._waiting: deque[Job] = deque()
+        self._busy = 0
+        self._context = copy_context()
+
+    @property
+    def busy(self) -> int:
+        """How many threads run something."""
+        return self._busy
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait for a thread."""
+        return len(self._waiting)
+
+    def prepare(self) -> bool:
+        """Have a thread ready for the job that is about to be started; say whether there is one."""
+        with self._lock:
+            if self._busy >= self.most or self._idle:
+                return self._busy < self.most
+            self._busy += 1  # until it is idle
+        return self._start_thread(None)
+
+    def start(self, job: Job) -> bool:
+        """Run a job now; say whether a thread was free, and could be had."""
+        with self._lock:
+            if self._busy >= self.most:
+                return False
+            self._busy += 1
+            place = self._idle.pop() if self._idle else None
+        if place is not None:
+            place.put(job)
+            return True
+        return self._start_thread(job)
+
+    def queue(self, job: Job) -> bool:
+        """Run a job now or as soon as a thread is free; False if none can be had and none is busy."""
+        if self.start(job):
+            return True
+        with self._lock:
+            if self._busy:
+                self._waiting.append(job)
+                return True
+        return self.start(job)  # the last has become free meanwhile
+
+    def _start_thread(self, job: Job | None) -> bool:
+        before = threading.stack_size(self._stack_size)  # of threads that start from now on: the application's own too
+        try:
+            threading.Thread(target=self._work, args=(job,), daemon=True).start()
+        except RuntimeError as error:  # the machine's, the user's or the service's bound
+            with self._lock:
+                self._busy -= 1
+            _log.error("cannot start a thread beside {busy}: {error}", busy=self._busy, error=error, limit="cannot start a thread")
+            return False
+        finally:
+            threading.stack_size(before)
+        return True
+
+    def _work(self, job: Job | None) -> None:
+        """A thread's life."""
+        thread = threading.current_thread()
+        place: SimpleQueue[Job] = SimpleQueue()
+        while True:
+            while True:
+                if job is not None and not job.is_cancelled:
+                    job.thread, thread.name = thread, job.name
+                    try:
+                        self._context.copy().run(job.function)
+                    except BaseException:
+                        _log.failure("a fault of this server", limit="server fault")
+                    job.thread = None
+                with self._lock:
+                    job = self._waiting.popleft() if self._waiting else None
+                    if job is None:
+                        self._busy -= 1
+                        self._idle.append(place)
+                        break
+            thread.name = "twistedws idle"
+            try:
+                job = place.get(timeout=IDLE_SECONDS)
+            except Empty:
+                with self._lock:
+                    if place in self._idle:
+                        self._idle.remove(place)
+                        return
+                job = place.get()  # it was taken in this moment
+
+
+class Outbox:
+    """What an application's threads send to one peer, in their order; they wait while it takes less. To be subclassed.
+
+    Args:
+        turns: The way to the reactor's thread.
+    """
+
+    __slots__ = ("_condition", "_is_due", "_items", "_lock", "_put", "_taken", "_turns", "_waiting", "is_ended")
+
+    def __init__(self, turns: FromThreads) -> None:
+        self._turns = turns
+        self._items: deque[tuple[int, Any]] = deque()
+        self._lock = threading.Lock()
+        self._condition: threading.Condition | None = None
+        self._waiting = 0  # threads
+        self._put = self._taken = 0  # bytes, so far: by threads under the lock, and by the reactor's thread
+        self._is_due = False
+        self.is_ended = False
+
+    # The application's threads
+
+    def put(self, item: Any, octets: int) -> bool:
+        """Send something; wait first while more waits than may. False if nobody takes it any more."""
+        if self._put - self._taken > MOST_UNSENT or self.is_congested:
+            self._wait()
+        return self.put_nowait(item, octets)
+
+    def put_nowait(self, item: Any, octets: int) -> bool:
+        """Send something, however much waits. False if nobody takes it any more."""
+        if self.is_ended:
+            return False
+        with self._lock:
+            self._put += octets
+            self._items.append((octets, item))
+        if not self._is_due:
+            self._is_due = True
+            self._turns.call(self.flush)
+        return True
+
+    def _wait(self) -> None:
+        with self._lock:
+            if self._condition is None:
+                self._condition = threading.Condition(self._lock)
+            self._waiting += 1  # before the look at what it waits for, which ``_wake`` changes before it looks here
+            while (self._put - self._taken > MOST_UNSENT or self.is_congested) and not self.is_ended:
+                self._condition.wait()
+            self._waiting -= 1
+
+    # The reactor's thread
+
+    def flush(self) -> None:
+        """Hand on what waits, as far as the peer takes it."""
+        self._is_due = False
+        items, share = self._items, SHARE
+        if self.is_ended:
+            items.clear()
+        while items and not self.is_congested:
+            if share <= 0:
+                self._is_due = True
+                self._turns.call(self.flush)
+                break
+            octets, item = items.popleft()
+            self._taken += octets
+            share -= octets
+            self.take(item)
+        self._wake()
+
+    def end(self) -> None:
+        """Nobody takes anything any more: let go on who waits."""
+        self.is_ended = True
+        self._items.clear()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiting and self._condition is not None:
+            with self._condition:
+                self._condition.notify_all()
+
+    # The subclass's side
+
+    @property
+    def is_congested(self) -> bool:
+        """Whether the peer takes less than it is sent."""
+        raise NotImplementedError
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether all that was put has been handed on."""
+        return not self._items
+
+    def take(self, item: Any) -> None:
+        """Hand one thing on."""
+        raise NotImplementedError
+
+
+def stack_text(frame: FrameType | None) -> str:
+    """Where a frame is, outermost first, in one line, without what is of this package."""
+    places: list[str] = []
+    while frame is not None:
+        code, module = frame.f_code, str(frame.f_globals.get("__name__"))
+        if not module.startswith(_OURS) and module != "threading":
+            places.append(f"{code.co_name} ({code.co_filename}:{frame.f_lineno})")
+        frame = frame.f_back
+    return " > ".join(reversed(places)) or "an unknown place"
