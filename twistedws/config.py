@@ -409,7 +409,12 @@ class Threads:
     )
     http_threads: int = setting(8, "Threads for a WSGI application's other requests, which wait until one is free", maximum=65536)
     thread_stack_size: int = setting(
-        2**20, "Stack of each of these threads, of which only what is used takes memory", unit="bytes", minimum=2**18, maximum=2**30
+        8 * 2**20,
+        "Stack of each of these threads, of which only what is used takes memory",
+        unit="bytes",
+        minimum=2**18,
+        maximum=2**30,
+        because="with less than 8 MiB a message that is nested deeply enough can end the process (ADR 12)",
     )
 
 

@@ -228,6 +228,7 @@ def compose(settings: config.Configuration, reactor: Any) -> Server:
         has_asyncio=loop is not None,
         clock=clock,
         call_from_thread=reactor.callFromThread if loop is None else loop.call_soon_threadsafe,
+        call_soon=(lambda function: reactor.callLater(0, function)) if loop is None else loop.call_soon,
         metrics=metrics,
     )
     application = load(

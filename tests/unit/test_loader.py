@@ -108,7 +108,7 @@ def _load(app: str, directory: Path, kind: str = "auto", *, has_asyncio: bool = 
     line = {"app": app, "app-dir": str(directory), "app-kind": kind, "factory": factory}
     hosting = config.resolve(command_line=line, environment={}).configuration.hosting
     limits, output, http = config.Limits(inbox_size=100), config.Output(), config.Http()
-    process = Process(has_asyncio=has_asyncio, clock=Clock(), call_from_thread=lambda function: function(), metrics=Metrics())
+    process = Process(has_asyncio=has_asyncio, clock=Clock(), call_from_thread=print, call_soon=print, metrics=Metrics())
     return load(hosting, threads=config.Threads(), limits=limits, output=output, http=http, process=process)
 
 

@@ -42,12 +42,14 @@ class Process:
         has_asyncio: Whether the reactor runs on an asyncio loop, which coroutines need.
         clock: The reactor's.
         call_from_thread: Has a function called in the reactor's thread; may be called in any.
+        call_soon: Has a function called in a coming turn of the loop; may be called in its thread only.
         metrics: Where what goes wrong is counted.
     """
 
     has_asyncio: bool
     clock: IReactorTime
     call_from_thread: Callable[[Callable[[], None]], object]
+    call_soon: Callable[[Callable[[], None]], object]
     metrics: Metrics
 
 
@@ -124,7 +126,7 @@ def _wsgi(
 
     return wsgi_application(
         target, hosting, threads=threads, limits=limits, output=output, http=http, clock=process.clock,
-        call_from_thread=process.call_from_thread, metrics=process.metrics,
+        call_from_thread=process.call_from_thread, call_soon=process.call_soon, metrics=process.metrics,
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from twistedws import config
 from twistedws.gateway.wsgi.clients import Server
 from twistedws.gateway.wsgi.http import answerer
 from twistedws.gateway.wsgi.session_thread import WSGI, Hosted, admission
-from twistedws.gateway.wsgi.threads import FromThreads, Threads
+from twistedws.gateway.wsgi.threads import FromThreads, Relay, Threads
 from twistedws.gateway.wsgi.websocket import WebSocket, WebSocketError
 from twistedws.metrics import Metrics
 from twistedws.session import Application
@@ -32,6 +32,7 @@ def wsgi_application(
     http: config.Http,
     clock: IReactorTime,
     call_from_thread: Callable[[Callable[[], None]], object],
+    call_soon: Callable[[Callable[[], None]], object],
     metrics: Metrics,
 ) -> Application:
     """Make an application of a WSGI application.
@@ -45,11 +46,13 @@ def wsgi_application(
         http: Bounds of HTTP requests.
         clock: For threads that run on too long.
         call_from_thread: Has a function called in the reactor's thread; may be called in any.
+        call_soon: Has a function called in a coming turn of the loop; may be called in its thread only.
         metrics: Where refusals and such threads are counted.
     """
     hosted = Hosted(
         app=app,
         turns=FromThreads(call_from_thread),
+        relay=Relay(call_soon, clock.callLater),
         threads=Threads(threads.threads, threads.thread_stack_size),
         http_threads=Threads(threads.http_threads, threads.thread_stack_size),
         root_path=hosting.root_path,

@@ -8,9 +8,9 @@ Laws of this module:
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from queue import SimpleQueue
 from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -22,7 +22,7 @@ from twistedws.exchange import Endpoints
 from twistedws.gateway.pump import MESSAGE_OVERHEAD
 from twistedws.gateway.wsgi.clients import Handler, Server
 from twistedws.gateway.wsgi.environ import Environ, environ_of
-from twistedws.gateway.wsgi.threads import FromThreads, Job, Outbox, Threads
+from twistedws.gateway.wsgi.threads import FromThreads, Job, Latch, Outbox, Relay, Threads
 from twistedws.gateway.wsgi.websocket import WebSocket, WebSocketError
 from twistedws.handshake import requested_subprotocols
 from twistedws.metrics import Metrics
@@ -43,6 +43,7 @@ class Hosted:
     Attributes:
         app: The application.
         turns: The way from its threads to the reactor's.
+        relay: The way back.
         threads: Those of its sessions.
         http_threads: Those of its plain requests.
         root_path: The path below which a proxy serves it, and which the proxy strips.
@@ -55,6 +56,7 @@ class Hosted:
 
     app: WSGI
     turns: FromThreads
+    relay: Relay
     threads: Threads
     http_threads: Threads
     root_path: str
@@ -112,8 +114,8 @@ class SessionThread(Outbox):
     """The handler of one session, and what its thread runs."""
 
     __slots__ = (
-        "_endpoints", "_hosted", "_inbox_put", "_job", "_late", "_paused", "_proceed", "_session",
-        "has_received", "inbox", "inbox_taken", "is_gone", "is_over", "is_waiting",
+        "_endpoints", "_hosted", "_inbox", "_inbox_put", "_inbox_taken", "_is_over", "_is_waiting", "_job", "_latch", "_late", "_paused",
+        "_proceed", "_session", "has_received", "is_gone",
     )  # fmt: skip
 
     def __init__(self, session: Session, hosted: Hosted, endpoints: Endpoints) -> None:
@@ -124,28 +126,30 @@ class SessionThread(Outbox):
         self._proceed: Callable[[], None] | None = None
         self._paused = False
         self._inbox_put = 0  # bytes, so far
-        self.inbox: SimpleQueue[str | bytes | None] = SimpleQueue()  # None: there will be no more
-        self.inbox_taken = 0
-        self.has_received = self.is_waiting = False  # whether the application has asked for messages at all, and does now
+        self._inbox: deque[str | bytes | None] = deque()  # None: there will be no more
+        self._latch = Latch()
+        self._inbox_taken = 0
+        self.has_received = self._is_waiting = False  # whether the application has asked for messages at all, and does now
         self.is_gone = False
-        self.is_over = False  # the application has returned
+        self._is_over = False  # the application has returned
 
     # The reactor's thread: what the session calls
 
     def opened(self, session: Session) -> None:
         """Start the thread."""
         if not self._hosted.threads.start(self._job):  # the one that was prepared has ended in this moment, and no other can be had
-            self.is_over = True
+            self._is_over = True
             self._hosted.metrics.no_thread += 1
             session.fail(1013, "no thread is free", Cause.INTERNAL_ERROR)
 
     def received(self, session: Session, message: str | bytes) -> None:
         """Hand a message to the thread; pause reading while too many wait."""
-        if self.is_over:
+        if self._is_over:
             return
         self._inbox_put += len(message) + MESSAGE_OVERHEAD
-        self.inbox.put(message)
-        if self._inbox_put - self.inbox_taken > self._hosted.inbox_size > 0:
+        self._inbox.append(message)
+        self._wake_reader()
+        if self._inbox_put - self._inbox_taken > self._hosted.inbox_size > 0:
             self._paused = True  # before the second look: the thread looks here after it has taken
             session.pause()
             self._resume()
@@ -162,9 +166,10 @@ class SessionThread(Outbox):
     def closed(self, session: Session, close: Close) -> None:  # noqa: ARG002
         """Let the thread go on, from wherever it waits."""
         self.is_gone = True
-        self.inbox.put(None)
+        self._inbox.append(None)
+        self._wake_reader()
         self.end()
-        if not self.is_over:
+        if not self._is_over:
             self._late = self._hosted.watch(self._job, f"session={self._session.id}")
 
     # The reactor's thread: what the application's wants done
@@ -185,23 +190,28 @@ class SessionThread(Outbox):
     @property
     def has_messages(self) -> bool:
         """Whether messages wait to be received."""
-        return self.inbox_taken != self._inbox_put
+        return self._inbox_taken != self._inbox_put
+
+    def _wake_reader(self) -> None:
+        if self._is_waiting:
+            self._is_waiting = False
+            self._hosted.relay.wake(self._latch)
 
     def _resume(self) -> None:
-        if self._paused and (self._inbox_put - self.inbox_taken) * 2 <= self._hosted.inbox_size:
+        if self._paused and (self._inbox_put - self._inbox_taken) * 2 <= self._hosted.inbox_size:
             self._paused = False
             self._session.resume()
 
     def _proceed_if_answered(self) -> None:
         proceed = self._proceed
-        is_answered = self.is_waiting and self.inbox_taken == self._inbox_put
+        is_answered = self._is_waiting and self._inbox_taken == self._inbox_put
         if proceed is not None and (is_answered or not self.has_received) and self.is_empty:
             self._proceed = None
             proceed()
 
     def _returned(self, failure: Failure | None, status: int) -> None:
         """The application has returned, with an HTTP status if it gave one, or has raised."""
-        self.is_over = True
+        self._is_over = True
         session = self._session
         self._hosted.unwatch(self._late, f"session={session.id}")
         if self._paused:
@@ -236,15 +246,21 @@ class SessionThread(Outbox):
     def receive(self) -> str | bytes | None:
         """Wait for a message; None if there will be no more."""
         self.has_received = True
-        self.is_waiting = True  # before the look at who wants to know it, who looks here afterwards
-        if self._proceed is not None:
-            self._turns.call(self._proceed_if_answered)
-        message = self.inbox.get()
-        self.is_waiting = False  # before it counts as taken, or it would seem answered
+        inbox = self._inbox
+        while not inbox:
+            self._is_waiting = True  # before the second look, and that at the drain: the reactor's thread looks here after its own part
+            if inbox:
+                break
+            if self._proceed is not None:
+                self._turns.call(self._proceed_if_answered)
+            self._hosted.relay.pass_on()
+            self._latch.wait()
+        self._is_waiting = False
+        message = inbox.popleft()
         if message is None:
-            self.inbox.put(None)
+            inbox.append(None)
             return None
-        self.inbox_taken += len(message) + MESSAGE_OVERHEAD
+        self._inbox_taken += len(message) + MESSAGE_OVERHEAD
         if self._paused:
             self._turns.call(self._resume)
         return message
@@ -291,3 +307,4 @@ class SessionThread(Outbox):
         finally:
             clients.pop(handler.client_address, None)
         self._turns.call(lambda: self._returned(failure, status))
+        self._hosted.relay.pass_on()
