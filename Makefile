@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := twistedws twisted tests examples docs bench
 
-.PHONY: help setup run test test-reactors check coverage fmt format-check lint types floors reactor conformance conformance-full bench bench-asgi docs frameworks clean
+.PHONY: help setup run test test-reactors check coverage fmt format-check lint types floors reactor conformance conformance-full bench bench-asgi bench-wsgi docs frameworks wsgi clean
 
 help:
 	@echo "make run               set up and serve the echo application on http://127.0.0.1:8000/"
@@ -18,7 +18,9 @@ help:
 	@echo "make reactor           Twisted's own test cases against our reactor, on both loops"
 	@echo "make bench             CPU, memory and latency beside the peers', some 25 minutes; rewrites docs/performance.*"
 	@echo "make bench-asgi        the same for ASGI servers alone, some 8 minutes; rewrites docs/performance-asgi.*"
+	@echo "make bench-wsgi        the same for WSGI applications beside gevent-websocket, some 3 minutes; rewrites docs/performance-wsgi.*"
 	@echo "make frameworks        the tests of ASGI frameworks, 2 minutes; rewrites docs/frameworks.md"
+	@echo "make wsgi              WSGI applications beside gunicorn with gevent-websocket, a minute; rewrites docs/wsgi-side-by-side.md"
 	@echo "make clean             remove what was set up and built"
 
 setup: $(STAMP)
@@ -79,9 +81,16 @@ bench: $(STAMP)
 frameworks: $(STAMP)
 	$(BIN)/python tests/process/frameworks/report.py -q
 
+wsgi: $(STAMP)
+	$(BIN)/python tests/process/wsgi/report.py -q
+
 bench-asgi: $(STAMP)
 	$(BIN)/python bench/run.py --only echo,idle --servers 'ours-asgi,ours-coroutine,uvicorn*,granian,daphne' --output bench/results/asgi.json
 	.tools/bench/venv/bin/python bench/report.py bench/results/asgi.json --name performance-asgi
+
+bench-wsgi: $(STAMP)
+	$(BIN)/python bench/run.py --only echo,idle --servers 'ours-wsgi,ours-handler,gevent-websocket' --output bench/results/wsgi.json
+	.tools/bench/venv/bin/python bench/report.py bench/results/wsgi.json --name performance-wsgi
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py

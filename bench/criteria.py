@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT))
 
 from bench.summary import Figure, Rows, Spread, idle_share, kilobytes, latency  # noqa: E402 - found through the line above
 
-HANDLER, COROUTINE, ASGI = "ours-handler", "ours-coroutine", "ours-asgi"
+HANDLER, COROUTINE, ASGI, WSGI = "ours-handler", "ours-coroutine", "ours-asgi", "ours-wsgi"
 ONE, SIXTEEN, LARGE_TEXT, LARGE = (
     "64 B text, 1 in flight",
     "64 B text, 16 in flight",
@@ -91,6 +91,10 @@ CRITERIA = [
     ratio(0.5, "echo", LARGE_TEXT, ASGI, "uvicorn-websockets", "ASGI, 16 KiB text"),
     ratio(0.5, "echo", LARGE, ASGI, "uvicorn-websockets", "ASGI, 16 KiB binary"),
     ratio(0.5, "echo", LARGE, ASGI, "uvicorn", "ASGI, 16 KiB binary, its newest implementation"),
+    ratio(0.6, "echo", ONE, WSGI, "gevent-websocket", "WSGI, 64 B, 1 in flight"),
+    ratio(0.6, "echo", SIXTEEN, WSGI, "gevent-websocket", "WSGI, 64 B, 16 in flight"),
+    ratio(0.15, "echo", LARGE_TEXT, WSGI, "gevent-websocket", "WSGI, 16 KiB text"),
+    ratio(0.15, "echo", LARGE, WSGI, "gevent-websocket", "WSGI, 16 KiB binary"),
     memory_ratio(0.5, ASGI, "uvicorn", "ASGI, an idle connection of 5,000"),
     ratio(1.2, "churn", CHURN, HANDLER, "picows", "handler, connect and close"),
     ratio(0.45, "churn", CHURN, HANDLER, "autobahn", "handler, connect and close"),

@@ -17,13 +17,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from bench.chart import draw  # noqa: E402 - found through the line above
-from bench.criteria import ASGI, CHURN, COROUTINE, CRITERIA, HANDLER, describe  # noqa: E402
+from bench.criteria import ASGI, CHURN, COROUTINE, CRITERIA, HANDLER, WSGI, describe  # noqa: E402
 from bench.sections import CHURN_PARALLEL  # noqa: E402
 from bench.summary import Figure, Rows, Spread, cpu, idle_share, kilobytes, latency  # noqa: E402
 
 Result = dict[str, Any]
 NOTHING = "-"
-KINDS = {"handler": HANDLER, "coroutine": COROUTINE, "ASGI": ASGI}
+KINDS = {"handler": HANDLER, "coroutine": COROUTINE, "ASGI": ASGI, "WSGI": WSGI}
 POINTS = ("p50", "p95", "p99", "p99.9")
 
 

@@ -13,8 +13,9 @@ Laws of this module:
 from __future__ import annotations
 
 from collections.abc import Callable
-from tempfile import SpooledTemporaryFile
-from typing import Any
+from io import BytesIO
+from tempfile import TemporaryFile
+from typing import IO, Any
 from wsgiref.util import FileWrapper
 
 from twisted.internet.interfaces import IDelayedCall, IPushProducer
@@ -60,21 +61,23 @@ class HttpRequest(StreamedRequest):
         self._octets = 0  # of the body
         self._response = Response(self, hosted)
         self._job = Job(self._run, f"request {self._what}")
-        self._has_begun = False  # it is the threads'
+        self._has_begun = self._is_done = False  # whether a thread has it, or had it
         self._late: IDelayedCall | None = None
-        self._input: Any = None  # what the body is in
+        self._input: IO[bytes] = BytesIO()  # what the body is in
 
     # Twisted's side
 
     def begin(self) -> None:
         """The head is complete."""
-        self._input = SpooledTemporaryFile(BODY_IN_MEMORY)  # noqa: SIM115 - closed when the application has done with it
         self.registerProducer(self, True)
 
     def body(self, data: bytes) -> None:
         """A piece of the body has come."""
         self._octets += len(data)
         try:
+            if self._octets > BODY_IN_MEMORY and isinstance(self._input, BytesIO):
+                data = self._input.getvalue() + data
+                self._input = TemporaryFile()  # noqa: SIM115 - closed when the application has done with it
             self._input.write(data)
         except OSError as error:
             _log.error("a request body cannot be kept: {error}", error=error, limit="request body")
@@ -91,12 +94,10 @@ class HttpRequest(StreamedRequest):
         """The connection has gone, or the exchange was ended."""
         self._response.end()
         self.producer = None
-        if not self._has_begun:
+        if not self._has_begun or self._hosted.http_threads.cancel(self._job):
             self._input.close()
-        elif self._job.thread is not None:
+        elif not self._is_done:
             self._late = self._hosted.watch(self._job, self._what)
-        else:
-            self._job.is_cancelled = True  # it runs all the same if a thread has just taken it
 
     def pauseProducing(self) -> None:
         """The peer takes less than it is sent: the threads look at the channel."""
@@ -123,6 +124,7 @@ class HttpRequest(StreamedRequest):
 
     def _done(self) -> None:
         """The application has done with the request."""
+        self._is_done = True
         self._hosted.unwatch(self._late, self._what)
         self._input.close()
 

@@ -139,15 +139,13 @@ class Job:
 
     Attributes:
         thread: Where it runs; None before and after.
-        is_cancelled: Whether it need not run any more, if it does not run yet.
     """
 
-    __slots__ = ("function", "is_cancelled", "name", "thread")
+    __slots__ = ("function", "name", "thread")
 
     def __init__(self, function: Callable[[], None], name: str) -> None:
         self.function, self.name = function, name
         self.thread: threading.Thread | None = None
-        self.is_cancelled = False
 
     def stack(self) -> str:
         """Where it is, outermost first, in one line."""
@@ -214,6 +212,14 @@ class Threads:
                 return True
         return self.start(job)  # the last has become free meanwhile
 
+    def cancel(self, job: Job) -> bool:
+        """Take a job back; say whether it still waited for a thread."""
+        with self._lock:
+            if job not in self._waiting:
+                return False
+            self._waiting.remove(job)
+            return True
+
     def _start_thread(self, job: Job | None) -> bool:
         before = threading.stack_size(self._stack_size)  # of threads that start from now on: the application's own too
         try:
@@ -234,7 +240,7 @@ class Threads:
         place: SimpleQueue[Job] = SimpleQueue()
         while True:
             while True:
-                if job is not None and not job.is_cancelled:
+                if job is not None:
                     job.thread, thread.name = thread, job.name
                     try:
                         self._context.copy().run(job.function)
