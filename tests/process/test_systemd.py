@@ -59,6 +59,12 @@ def test_command_line(unit: Path) -> None:
     assert (result.returncode, result.stderr) == (0, "")
 
 
+def test_threads(unit: Path) -> None:
+    """There may be more tasks than the threads that a WSGI application has by default."""
+    threads = config.resolve(command_line={}, environment={}).configuration.threads
+    assert int(settings(unit)["TasksMax"]) > threads.threads + threads.http_threads
+
+
 def test_patience(unit: Path) -> None:
     """The server is killed only after the graceful timeout, and a wrong configuration is not tried again."""
     shutdown = config.resolve(command_line={}, environment={}).configuration.shutdown

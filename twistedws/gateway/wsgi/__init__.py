@@ -6,6 +6,7 @@ they run in, ``environ.py`` what the application is told, ``clients.py`` what it
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 from twisted.internet.interfaces import IReactorTime
@@ -20,6 +21,10 @@ from twistedws.metrics import Metrics
 from twistedws.session import Application
 
 __all__ = ["WSGI", "WebSocket", "WebSocketError", "wsgi_application"]
+
+# Seconds that a thread which computes keeps Python's lock while the reactor's waits for it. With Python's own, 5 ms, a reply takes 66 ms
+# (the median) beside four such threads; with this, 18.
+SWITCH_INTERVAL = 0.001
 
 
 def wsgi_application(
@@ -49,6 +54,7 @@ def wsgi_application(
         call_soon: Has a function called in a coming turn of the loop; may be called in its thread only.
         metrics: Where refusals and such threads are counted.
     """
+    sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_INTERVAL))
     hosted = Hosted(
         app=app,
         turns=FromThreads(call_from_thread),

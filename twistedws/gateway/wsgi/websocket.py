@@ -101,6 +101,9 @@ class WebSocket:
     def send(self, message: str | bytes | bytearray | memoryview, binary: bool | None = None) -> None:
         """Send a message; wait first while the peer takes less than it is sent.
 
+        To a peer that has gone nothing is sent, and no error raised, as long as messages of its wait for an application that receives: one
+        that answers each would otherwise lose all behind the first.
+
         Args:
             message: Sent as text if it is a str, else as binary.
             binary: True for binary whatever it is (text as its UTF-8), False for text.
@@ -119,7 +122,7 @@ class WebSocket:
                 payload.decode()
         else:
             raise TypeError(f"message: {kind.__name__}: str is sent as text, bytes as binary")
-        if self._has_ended or not self._thread.send(Framed(frame(opcode, payload), opcode, payload)):
+        if self._has_ended or not (self._thread.send(Framed(frame(opcode, payload), opcode, payload)) or self._is_behind):
             raise WebSocketError(_DEAD)
 
     def close(self, code: int = 1000, message: bytes | str = b"") -> None:
@@ -145,10 +148,12 @@ class WebSocket:
 
         While messages that came before the end wait for an application that receives, it is not closed yet.
         """
-        thread = self._thread
-        if self._has_ended:
-            return True
-        return thread.is_gone and not (thread.has_received and thread.has_messages)
+        return self._has_ended or (self._thread.is_gone and not self._is_behind)
+
+    @property
+    def _is_behind(self) -> bool:
+        """Whether messages wait for an application that receives."""
+        return self._thread.has_received and self._thread.has_messages
 
     @property
     def origin(self) -> str | None:
