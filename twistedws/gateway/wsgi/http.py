@@ -13,6 +13,7 @@ Laws of this module:
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from io import BytesIO
 from tempfile import TemporaryFile
 from typing import IO, Any
@@ -74,28 +75,43 @@ class HttpRequest(StreamedRequest):
     def body(self, data: bytes) -> None:
         """A piece of the body has come."""
         self._octets += len(data)
+        self._keep(data)
+
+    def end_of_body(self) -> None:
+        """The request is complete: call the application as soon as a thread is free."""
+        self._keep(b"")
+        if self._response.is_ended:  # that, or a piece before it, has failed
+            return
+        self._has_begun = self._hosted.http_threads.queue(self._job)
+        if not self._has_begun:
+            self.exchange.fail(503, "no thread is free", Cause.INTERNAL_ERROR)
+
+    def _keep(self, data: bytes) -> None:
+        """Keep a piece of the body; with an empty one make it ready to be read."""
+        if self._response.is_ended:
+            return
         try:
             if self._octets > BODY_IN_MEMORY and isinstance(self._input, BytesIO):
                 data = self._input.getvalue() + data
                 self._input = TemporaryFile()  # noqa: SIM115 - closed when the application has done with it
-            self._input.write(data)
+            if data:
+                self._input.write(data)
+            else:
+                self._input.seek(0)
         except OSError as error:
             _log.error("a request body cannot be kept: {error}", error=error, limit="request body")
             self.exchange.fail(503, "The request body cannot be kept.", Cause.INTERNAL_ERROR)
 
-    def end_of_body(self) -> None:
-        """The request is complete: call the application as soon as a thread is free."""
-        self._input.seek(0)
-        self._has_begun = self._hosted.http_threads.queue(self._job)
-        if not self._has_begun:
-            self.exchange.fail(503, "no thread is free", Cause.INTERNAL_ERROR)
+    def _close_input(self) -> None:
+        with suppress(OSError):  # what the disk does not take, again
+            self._input.close()
 
     def connectionLost(self, reason: object) -> None:  # noqa: ARG002 - Twisted's signature
         """The connection has gone, or the exchange was ended."""
         self._response.end()
         self.producer = None
         if not self._has_begun or self._hosted.http_threads.cancel(self._job):
-            self._input.close()
+            self._close_input()
         elif not self._is_done:
             self._late = self._hosted.watch(self._job, self._what)
 
@@ -126,7 +142,7 @@ class HttpRequest(StreamedRequest):
         """The application has done with the request."""
         self._is_done = True
         self._hosted.unwatch(self._late, self._what)
-        self._input.close()
+        self._close_input()
 
     # The thread's side
 

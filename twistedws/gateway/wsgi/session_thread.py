@@ -182,6 +182,12 @@ class SessionThread(Outbox):
         else:
             item()  # type: ignore[operator]  # it is none of the two then
 
+    def flush(self) -> None:
+        """Send what waits, as far as the peer takes it; with the last of it a drain may go on."""
+        super().flush()
+        if self._proceed is not None:
+            self._proceed_if_answered()
+
     @property
     def is_congested(self) -> bool:
         """Whether the peer takes less than it is sent."""

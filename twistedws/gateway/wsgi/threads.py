@@ -184,11 +184,16 @@ class Threads:
 
     def prepare(self) -> bool:
         """Have a thread ready for the job that is about to be started; say whether there is one."""
+        if self._busy >= self.most:
+            return False
         with self._lock:
-            if self._busy >= self.most or self._idle:
-                return self._busy < self.most
-            self._busy += 1  # until it is idle
-        return self._start_thread(None)
+            if self._idle:
+                return True
+        place = self._new_thread()
+        if place is not None:
+            with self._lock:
+                self._idle.append(place)
+        return place is not None
 
     def start(self, job: Job) -> bool:
         """Run a job now; say whether a thread was free, and could be had."""
@@ -197,10 +202,14 @@ class Threads:
                 return False
             self._busy += 1
             place = self._idle.pop() if self._idle else None
-        if place is not None:
-            place.put(job)
-            return True
-        return self._start_thread(job)
+        if place is None:
+            place = self._new_thread()
+        if place is None:
+            with self._lock:
+                self._busy -= 1
+            return False
+        place.put(job)
+        return True
 
     def queue(self, job: Job) -> bool:
         """Run a job now or as soon as a thread is free; False if none can be had and none is busy."""
@@ -220,48 +229,45 @@ class Threads:
             self._waiting.remove(job)
             return True
 
-    def _start_thread(self, job: Job | None) -> bool:
+    def _new_thread(self) -> SimpleQueue[Job] | None:
+        """Start a thread; return where it waits for its jobs, None if it cannot be had."""
+        place: SimpleQueue[Job] = SimpleQueue()
         before = threading.stack_size(self._stack_size)  # of threads that start from now on: the application's own too
         try:
-            threading.Thread(target=self._work, args=(job,), daemon=True).start()
+            threading.Thread(target=self._work, args=(place,), name="twistedws idle", daemon=True).start()
         except RuntimeError as error:  # the machine's, the user's or the service's bound
-            with self._lock:
-                self._busy -= 1
             _log.error("cannot start a thread beside {busy}: {error}", busy=self._busy, error=error, limit="cannot start a thread")
-            return False
+            return None
         finally:
             threading.stack_size(before)
-        return True
+        return place
 
-    def _work(self, job: Job | None) -> None:
+    def _work(self, place: SimpleQueue[Job]) -> None:
         """A thread's life."""
         _yield_to_waker()
         thread = threading.current_thread()
-        place: SimpleQueue[Job] = SimpleQueue()
         while True:
-            while True:
-                if job is not None:
-                    job.thread, thread.name = thread, job.name
-                    try:
-                        self._context.copy().run(job.function)
-                    except BaseException:
-                        _log.failure("a fault of this server", limit="server fault")
-                    job.thread = None
-                with self._lock:
-                    job = self._waiting.popleft() if self._waiting else None
-                    if job is None:
-                        self._busy -= 1
-                        self._idle.append(place)
-                        break
-            thread.name = "twistedws idle"
             try:
-                job = place.get(timeout=IDLE_SECONDS)
+                job: Job | None = place.get(timeout=IDLE_SECONDS)
             except Empty:
                 with self._lock:
                     if place in self._idle:
                         self._idle.remove(place)
                         return
                 job = place.get()  # it was taken in this moment
+            while job is not None:
+                job.thread, thread.name = thread, job.name
+                try:
+                    self._context.copy().run(job.function)
+                except BaseException:
+                    _log.failure("a fault of this server", limit="server fault")
+                job.thread = None
+                with self._lock:
+                    job = self._waiting.popleft() if self._waiting else None
+                    if job is None:
+                        self._busy -= 1
+                        self._idle.append(place)
+            thread.name = "twistedws idle"
 
 
 class Outbox:
