@@ -73,8 +73,13 @@ class Carrier(Protocol):
             persistent: Whether another request may follow; otherwise the connection ends.
         """
 
-    def cut(self, cause: Cause) -> None:
-        """End the connection at once, in the middle of an exchange; ``lost`` follows."""
+    def cut(self, cause: Cause, *, at_once: bool = True) -> None:
+        """End the connection in the middle of an exchange; ``lost`` follows.
+
+        Args:
+            cause: Why.
+            at_once: Whether what is written and has not left is thrown away.
+        """
 
 
 class Exchange(Protocol):

@@ -189,6 +189,11 @@ class StreamedRequest(http.Request):
         """Whether the length of the body is to be said, and the application has not."""
         return self.code not in http.NO_BODY_CODES and not self.responseHeaders.hasHeader(b"content-length")
 
+    @property
+    def says_its_end(self) -> bool:
+        """Whether the client can tell that a response is incomplete when the connection ends."""
+        return bool(self.chunked) or self.responseHeaders.hasHeader(b"content-length")
+
     def _settle_persistence(self, *, is_last: bool) -> None:
         """Say in the head whether the connection goes on: not if the response is complete before the request is."""
         exchange = self.exchange
@@ -319,9 +324,9 @@ class Channel(http.HTTPChannel):
 
     def lost(self) -> None:
         """The connection has gone."""
-        self._is_over = True
-        for request in self.requests:
-            request.connectionLost(None)
+        if not self._is_over:
+            self._is_over = True
+            self._let_go()
 
     def requestFactory(self, channel: Channel, queued: object) -> http.Request:  # type: ignore[override]  # noqa: ARG002 - Twisted's call
         """Twisted's channel: make its request."""
@@ -382,12 +387,14 @@ class Channel(http.HTTPChannel):
         if self._is_over:
             return
         if self._has_begun:
-            self._carrier.cut(cause)
+            self._is_over = True
+            # What has been sent may leave, unless its end would make it look complete (RFC 9112 section 8).
+            self._carrier.cut(cause, at_once=not any(request.says_its_end for request in self.requests))
+            self._let_go()
             return
         self._carrier.write(response(status, (), text, now=time.time(), head_only=self.head.method.upper() == "HEAD"))
         self._end(status, len(text), b"", persistent=False)
-        for request in self.requests:
-            request.connectionLost(None)
+        self._let_go()
 
     # Twisted's side
 
@@ -432,6 +439,11 @@ class Channel(http.HTTPChannel):
             self.proceed()
 
     # Inside
+
+    def _let_go(self) -> None:
+        """Tell the request that nobody takes its response any more."""
+        for request in self.requests:
+            request.connectionLost(None)
 
     @property
     def _has_begun(self) -> bool:

@@ -273,8 +273,8 @@ class FakeCarrier:
         assert self.ended is None
         self.ended = status, octets, rest, persistent
 
-    def cut(self, cause: Cause) -> None:
-        self.cause = cause
+    def cut(self, cause: Cause, *, at_once: bool = True) -> None:
+        self.cause, self.was_cut_at_once = cause, at_once
         self.exchange.lost()
 
     # What a test asks

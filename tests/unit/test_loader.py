@@ -40,6 +40,8 @@ async def coroutine(session): ...
 async def asgi(scope, receive, send): ...
 def wsgi(environ, start_response): ...
 async def two(a, b): ...
+def optional_wsgi(environ, start_response=None): ...
+def any_wsgi(*arguments, **more): ...
 class Wsgi:
     def __init__(self, environ, start_response): ...
     def __iter__(self): ...
@@ -112,7 +114,7 @@ def _load(app: str, directory: Path, kind: str = "auto", *, has_asyncio: bool = 
     return load(hosting, threads=config.Threads(), limits=limits, output=output, http=http, process=process)
 
 
-@pytest.mark.parametrize("name", ["Good", "make", "coroutine", "instance", "Good.inner", "Admits", "wsgi", "Wsgi"])
+@pytest.mark.parametrize("name", ["Good", "make", "coroutine", "instance", "Good.inner", "Admits", "wsgi", "Wsgi", "optional_wsgi"])
 def test_what_can_be_hosted(name: str, modules: Path) -> None:
     """Handler classes, functions that make handlers, coroutine functions and callable instances are recognised."""
     application = _load(f"loadable:{name}", modules)
@@ -156,6 +158,8 @@ def test_echo(modules: Path) -> None:
         ("loadable:number", "asgi", "is a int; an ASGI 3 application"),
         ("loadable:Good", "wsgi", "the class Good; a WSGI application, called with environ and start_response"),
         ("loadable:number", "wsgi", "is a int; a WSGI application"),
+        ("loadable:two", "wsgi", "is a function; a WSGI application"),
+        ("loadable:any_wsgi", "auto", "--app-kind says what cannot be told"),
         ("raises:app", "auto", "ZeroDivisionError: division by zero"),
         ("broken:app", "auto", "SyntaxError"),
         ("exits:app", "auto", "SystemExit: no way"),
@@ -170,6 +174,12 @@ def test_what_cannot(app: str, kind: str, says: str, modules: Path) -> None:
     assert says in text
     assert app in text
     assert "\n" not in text
+
+
+@pytest.mark.parametrize("name", ["wsgi", "Wsgi", "optional_wsgi", "any_wsgi"])
+def test_wsgi(name: str, modules: Path) -> None:
+    """What can be called with two arguments can be said to be a WSGI application, whatever its signature tells of them."""
+    assert _load(f"loadable:{name}", modules, "wsgi").answerer is not None  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

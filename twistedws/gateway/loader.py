@@ -76,7 +76,9 @@ def load(
     kind = _kind(target) if hosting.app_kind == "auto" else hosting.app_kind
     if kind is None:
         hint = " (with --factory, what it returns)" if callable(target) and _required_parameters(target) == 0 else ""
-        raise ApplicationLoadError("app", hosting.app, f"is {_described(target)}, which is no application; {_KINDS}{hint}")
+        raise ApplicationLoadError(
+            "app", hosting.app, f"is {_described(target)}, which is no application; {_KINDS}{hint}; --app-kind says what cannot be told"
+        )
     _check_patches(hosting.app)
     if kind == "asgi":
         return _asgi(target, hosting, limits, output, http, has_asyncio=process.has_asyncio)
@@ -119,7 +121,7 @@ def _wsgi(
     http: config.Http,
     process: Process,
 ) -> Application:
-    if not callable(target) or _required_parameters(target) not in (2, None):
+    if not callable(target) or not _takes_two(target) or _is_coroutine(target):
         text = f"is {_described(target)}; a WSGI application, called with environ and start_response, is accepted"
         raise ApplicationLoadError("app", hosting.app, text)
     from twistedws.gateway.wsgi import wsgi_application
@@ -203,12 +205,21 @@ def _kind(target: Any) -> str | None:
     if inspect.isclass(target) and any(hasattr(target, each) for each in _CALLBACKS):
         return "handler"
     required = _required_parameters(target)
-    is_coroutine = inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(getattr(target, "__call__", None))  # noqa: B004
+    if required == 1 and _is_called_with_environ(target):  # start_response has a default
+        return "wsgi"
     if required is None:
         return None
-    if is_coroutine:
+    if _is_coroutine(target):
         return {1: "coroutine", 3: "asgi"}.get(required)
     return {1: None if inspect.isclass(target) else "handler", 2: "wsgi", 3: "asgi"}.get(required)
+
+
+def _is_coroutine(target: Callable[..., object]) -> bool:
+    return inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(getattr(target, "__call__", None))  # noqa: B004
+
+
+def _is_called_with_environ(target: Callable[..., object]) -> bool:
+    return next(iter(inspect.signature(target).parameters)) == "environ" and _takes_two(target)
 
 
 def _required_parameters(target: Callable[..., object]) -> int | None:
@@ -220,6 +231,17 @@ def _required_parameters(target: Callable[..., object]) -> int | None:
     if any(each.kind is each.KEYWORD_ONLY and each.default is each.empty for each in parameters):
         return None
     return sum(each.kind in positional and each.default is each.empty for each in parameters)
+
+
+def _takes_two(target: Callable[..., object]) -> bool:
+    """Whether something can be called with two arguments, as far as can be told."""
+    try:
+        inspect.signature(target).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:
+        return True
+    return True
 
 
 def _check_coroutine(name: str, target: Any) -> None:

@@ -340,11 +340,14 @@ class ServerProtocol(MessageAssembly):
         if self._opening is not None:
             self._opening.answered(status, octets, rest, persistent=persistent)
 
-    def cut(self, cause: Cause) -> None:
+    def cut(self, cause: Cause, *, at_once: bool = True) -> None:
         """End in the middle of an exchange."""
         if self._opening is not None:
             self._opening.refusal = (cause, None, "cut in the middle of an answer")
-        self.abort()
+        if at_once:
+            self.abort()
+        elif self._stage is _Stage.OPENING:
+            self._finish(read_on=True)
 
     def endpoints(self) -> Endpoints:
         """Return both ends of the connection, while its session is connecting."""

@@ -62,6 +62,7 @@ def environ_of(request: Request, endpoints: Endpoints, root_path: str, body: Any
         "QUERY_STRING": request.query_string.decode("latin-1"),
         "RAW_URI": request.target,  # as gunicorn says it
         "REQUEST_URI": request.target,
+        "SERVER_SOFTWARE": "twistedws",
         "SERVER_PROTOCOL": f"HTTP/{request.version}",
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": scheme,
@@ -73,7 +74,9 @@ def environ_of(request: Request, endpoints: Endpoints, root_path: str, body: Any
         "wsgi.run_once": False,
     }
     if client is not None and client[1] is not None:
-        environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = client[0], str(client[1])
+        environ["REMOTE_ADDR"] = client[0]
+        if client[1]:  # a proxy may not tell
+            environ["REMOTE_PORT"] = str(client[1])
     else:
         environ["REMOTE_ADDR"] = ""  # of a UNIX socket
     for name, value in request.headers:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -22,7 +22,7 @@ from twistedws.exchange import Endpoints
 from twistedws.gateway.pump import MESSAGE_OVERHEAD
 from twistedws.gateway.wsgi.clients import Handler, Server
 from twistedws.gateway.wsgi.environ import Environ, environ_of
-from twistedws.gateway.wsgi.threads import FromThreads, Job, Latch, Outbox, Relay, Threads
+from twistedws.gateway.wsgi.threads import FromThreads, Job, Latch, Outbox, Relay, Threads, gevent_hub
 from twistedws.gateway.wsgi.websocket import WebSocket, WebSocketError
 from twistedws.handshake import requested_subprotocols
 from twistedws.metrics import Metrics
@@ -52,6 +52,7 @@ class Hosted:
         clock: For that.
         metrics: Where refusals and late threads are counted.
         server: What all its sessions see as ``handler.server``.
+        hints: What the log has said of the application already, and need not again.
     """
 
     app: WSGI
@@ -65,6 +66,7 @@ class Hosted:
     clock: IReactorTime
     metrics: Metrics
     server: Server
+    hints: set[str] = field(default_factory=set)
 
     def watch(self, job: Job, what: str) -> IDelayedCall | None:
         """The connection of a job is gone: report the job if it runs on too long, unless what is returned is cancelled."""
@@ -275,6 +277,10 @@ class SessionThread(Outbox):
         """Send a message; wait first while the peer is slow. False if the connection has ended."""
         return self.put(framed, len(framed.payload) + MESSAGE_OVERHEAD)
 
+    def ping(self, payload: bytes) -> bool:
+        """Send a ping, as ``send`` does."""
+        return self.put(lambda: self._session.wire.ping(payload), MESSAGE_OVERHEAD)
+
     def close(self, code: int, reason: str) -> None:
         """Close, behind what was sent."""
         self.put_nowait(lambda: self._session.close(code, reason), 0)
@@ -312,5 +318,8 @@ class SessionThread(Outbox):
             failure.cleanFailure()
         finally:
             clients.pop(handler.client_address, None)
+        if "gevent" not in hosted.hints and gevent_hub() is not None:
+            hosted.hints.add("gevent")
+            _log.warn("the application uses gevent in its thread: greenlets stand still while receive or send waits (docs/migrating.md)")
         self._turns.call(lambda: self._returned(failure, status))
         self._hosted.relay.pass_on()

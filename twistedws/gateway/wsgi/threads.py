@@ -251,9 +251,14 @@ class Threads:
                 job: Job | None = place.get(timeout=IDLE_SECONDS)
             except Empty:
                 with self._lock:
-                    if place in self._idle:
+                    is_over = place in self._idle
+                    if is_over:
                         self._idle.remove(place)
-                        return
+                if is_over:
+                    hub = gevent_hub()
+                    if hub is not None:  # two descriptors, which gevent never frees by itself
+                        hub.destroy(destroy_loop=True)
+                    return
                 job = place.get()  # it was taken in this moment
             while job is not None:
                 job.thread, thread.name = thread, job.name
@@ -370,6 +375,12 @@ def _yield_to_waker() -> None:
     if hasattr(os, "SCHED_BATCH"):
         with suppress(OSError):  # a container may forbid it
             os.sched_setscheduler(0, os.SCHED_BATCH | os.SCHED_RESET_ON_FORK, os.sched_param(0))
+
+
+def gevent_hub() -> Any:
+    """Return what gevent has in this thread, if the application uses it here; None otherwise."""
+    hub_local: Any = sys.modules.get("gevent._hub_local")
+    return hub_local.get_hub_if_exists() if hub_local is not None else None
 
 
 def stack_text(frame: FrameType | None) -> str:

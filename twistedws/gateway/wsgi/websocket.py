@@ -13,7 +13,7 @@ import threading
 from typing import TYPE_CHECKING, Protocol
 
 from twistedws.errors import TwistedWSError
-from twistedws.frames import BINARY, TEXT, frame, is_close_code
+from twistedws.frames import BINARY, MAX_CONTROL_PAYLOAD, PING, TEXT, frame, is_close_code
 from twistedws.gateway.wsgi.environ import Environ
 from twistedws.session import Framed
 
@@ -55,6 +55,9 @@ class Thread(Protocol):
     def send(self, framed: Framed) -> bool:
         """Send a message; wait first while the peer is slow. False if the connection has ended."""
 
+    def ping(self, payload: bytes) -> bool:
+        """Send a ping, as ``send`` does."""
+
     def close(self, code: int, reason: str) -> None:
         """Close, behind what was sent."""
 
@@ -67,7 +70,7 @@ class WebSocket:
         handler: ``handler.active_client`` and ``handler.server.clients``, as applications for gevent-websocket use them.
     """
 
-    OPCODE_TEXT, OPCODE_BINARY = TEXT, BINARY
+    OPCODE_TEXT, OPCODE_BINARY, OPCODE_PING = TEXT, BINARY, PING
 
     __slots__ = ("__weakref__", "_has_ended", "_reading", "_thread", "environ", "handler")
 
@@ -113,6 +116,8 @@ class WebSocket:
             TypeError: The message is neither text nor bytes.
             UnicodeError: The message is to be text, and has no UTF-8.
         """
+        if self._has_ended:  # before the look at what it is: None, where what was received is sent on
+            raise WebSocketError(_DEAD)
         kind = type(message)
         if kind is str or isinstance(message, str):
             payload, opcode = message.encode(), BINARY if binary else TEXT  # type: ignore[union-attr]
@@ -122,7 +127,29 @@ class WebSocket:
                 payload.decode()
         else:
             raise TypeError(f"message: {kind.__name__}: str is sent as text, bytes as binary")
-        if self._has_ended or not (self._thread.send(Framed(frame(opcode, payload), opcode, payload)) or self._is_behind):
+        if not self._thread.send(Framed(frame(opcode, payload), opcode, payload)) and not self._is_behind:
+            raise WebSocketError(_DEAD)
+
+    def send_frame(self, message: str | bytes | bytearray | memoryview, opcode: int) -> None:
+        """Send a message by its opcode, or a ping. Pings are sent without this, every ``--ping-interval``.
+
+        Args:
+            message: Of a ping at most 125 bytes.
+            opcode: ``OPCODE_TEXT``, ``OPCODE_BINARY`` or ``OPCODE_PING``.
+
+        Raises:
+            WebSocketError: The connection has ended.
+            ValueError: It is another opcode, or a longer ping.
+        """
+        if opcode != PING:
+            if opcode not in (TEXT, BINARY):
+                raise ValueError(f"opcode: {opcode!r}: {TEXT} (text), {BINARY} (binary) and {PING} (ping) can be sent")
+            self.send(message, opcode == BINARY)
+            return
+        payload = message.encode() if isinstance(message, str) else bytes(message)
+        if len(payload) > MAX_CONTROL_PAYLOAD:
+            raise ValueError(f"message: {len(payload)} bytes: a ping of at most {MAX_CONTROL_PAYLOAD} can be sent")
+        if self._has_ended or not (self._thread.ping(payload) or self._is_behind):
             raise WebSocketError(_DEAD)
 
     def close(self, code: int = 1000, message: bytes | str = b"") -> None:
