@@ -97,7 +97,7 @@ def ours(checkout: Checkout) -> list[Server]:
         row("ours-handler", "twistedws, handler class", "ours:Echo", "all defaults", ALL),
         row("ours-coroutine", "twistedws, coroutine", "ours:echo", "all defaults", WITHOUT_FANOUT),
         row("ours-asgi", "twistedws, ASGI", "asgi_app:app", "all defaults", WITHOUT_FANOUT),
-        row("ours-wsgi", "twistedws, WSGI", "wsgi_app:app", "a thread for each connection: --threads=10000", WITHOUT_FANOUT, "--threads=10000"),
+        row("ours-wsgi", "twistedws, WSGI", "wsgi_app:app", "a thread for each, --threads=10000", WITHOUT_FANOUT, "--threads=10000"),
         row(
             "ours-compiled",
             "twistedws, handler class, compiled hot path (prototype)",

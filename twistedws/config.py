@@ -412,7 +412,7 @@ class Threads:
         8 * 2**20,
         "Stack of each of these threads, of which only what is used takes memory",
         unit="bytes",
-        minimum=2**18,
+        minimum=2**20,
         maximum=2**30,
         because="with less than 8 MiB a message that is nested deeply enough can end the process (ADR 12)",
     )

@@ -13,6 +13,7 @@ import re
 import signal
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
@@ -325,6 +326,7 @@ class Server(MultiService):
         core = cast("IReactorCore", self._reactor)
         core.addSystemEventTrigger("after", "startup", self._take_signals)
         core.addSystemEventTrigger("after", "startup", self._settle)
+        core.addSystemEventTrigger("after", "shutdown", self._end_in_time)
 
     @inlineCallbacks
     def stopService(self) -> Any:
@@ -394,6 +396,10 @@ class Server(MultiService):
             _log.info("received {signal}", signal=signal.Signals(number).name)
             self._reactor.stop()
 
+    def _end_in_time(self) -> None:
+        """The reactor has ended, and Python waits for the threads that the application has started: not for ever."""
+        threading.Thread(target=_end, args=(self._settings.shutdown.close_timeout,), daemon=True).start()
+
     def _cannot_serve(self, text: str, error: Exception) -> NoReturn:
         """End the start. A daemon's parent waits for an exception to report; else one line and the status are better."""
         if self.twistd.get("statusPipe") is not None:
@@ -402,6 +408,14 @@ class Server(MultiService):
         if pidfile:
             Path(pidfile).unlink(missing_ok=True)
         _stop(f"twistedws: {text}", EXIT_CANNOT_SERVE)
+
+
+def _end(seconds: float) -> None:
+    """End the process with status 0 if it still is there after so many seconds."""
+    time.sleep(seconds)
+    names = [each.name for each in threading.enumerate() if not each.daemon and each is not threading.main_thread()]
+    print(f"twistedws: ending without threads that do not end: {', '.join(names) or 'unknown ones'}", file=sys.__stderr__, flush=True)
+    os._exit(0)
 
 
 def _log_stream(twistd: Any) -> TextIO | AppendedFile:

@@ -95,7 +95,7 @@ def environ_of(request: Request, endpoints: Endpoints, root_path: str, body: Any
         environ["SERVER_NAME"], environ["SERVER_PORT"] = server[0], str(server[1])
     else:  # of a UNIX socket; neither may be empty
         host, _, port = (request.header("host") or "localhost").rpartition(":")
-        has_port = bool(host) and port.isdigit()
-        environ["SERVER_NAME"] = host if has_port else f"{host}:{port}" if host else port
-        environ["SERVER_PORT"] = port if has_port else "443" if endpoints.secure else "80"
+        if not host or (port and not port.isdigit()):  # no port, and colons at most in an address
+            host, port = request.header("host") or "localhost", ""
+        environ["SERVER_NAME"], environ["SERVER_PORT"] = host, port or ("443" if endpoints.secure else "80")
     return environ

@@ -75,28 +75,27 @@ class HttpRequest(StreamedRequest):
     def body(self, data: bytes) -> None:
         """A piece of the body has come."""
         self._octets += len(data)
-        self._keep(data)
+        self._keep(data, is_whole=False)
 
     def end_of_body(self) -> None:
         """The request is complete: call the application as soon as a thread is free."""
-        self._keep(b"")
+        self._keep(b"", is_whole=True)
         if self._response.is_ended:  # that, or a piece before it, has failed
             return
         self._has_begun = self._hosted.http_threads.queue(self._job)
         if not self._has_begun:
             self.exchange.fail(503, "no thread is free", Cause.INTERNAL_ERROR)
 
-    def _keep(self, data: bytes) -> None:
-        """Keep a piece of the body; with an empty one make it ready to be read."""
+    def _keep(self, data: bytes, *, is_whole: bool) -> None:
+        """Keep a piece of the body; make it ready to be read once it is whole."""
         if self._response.is_ended:
             return
         try:
             if self._octets > BODY_IN_MEMORY and isinstance(self._input, BytesIO):
                 data = self._input.getvalue() + data
                 self._input = TemporaryFile()  # noqa: SIM115 - closed when the application has done with it
-            if data:
-                self._input.write(data)
-            else:
+            self._input.write(data)
+            if is_whole:
                 self._input.seek(0)
         except OSError as error:
             _log.error("a request body cannot be kept: {error}", error=error, limit="request body")
@@ -136,7 +135,8 @@ class HttpRequest(StreamedRequest):
             _log.failure(
                 "application raised method={method} path={path}", failure, method=head.method, path=head.target, limit="application raised",
             )  # fmt: skip
-        self.exchange.fail_application()
+        if not self._response.is_complete:  # only ``close`` has raised, behind it
+            self.exchange.fail_application()
 
     def _done(self) -> None:
         """The application has done with the request."""
@@ -163,13 +163,14 @@ class HttpRequest(StreamedRequest):
 class Response(Outbox):
     """The response to one request: what the application makes of it in its thread, and what is sent of it in the reactor's."""
 
-    __slots__ = ("_has_left", "_head", "_request")
+    __slots__ = ("_has_left", "_head", "_request", "is_complete")
 
     def __init__(self, request: HttpRequest, hosted: Hosted) -> None:
         super().__init__(hosted.turns)
         self._request = request
         self._head: tuple[int, list[Header], bytes] | None = None
         self._has_left = False  # the head has
+        self.is_complete = False  # all of it is on its way
 
     # The thread's side
 
@@ -204,15 +205,14 @@ class Response(Outbox):
         """Send what the application has returned."""
         try:
             is_whole = isinstance(result, (list, tuple)) and len(result) == 1
-            is_complete = False
             for piece in result:
                 if self.is_ended:
                     return
                 if is_whole and not self._has_left:
-                    is_complete = self._piece(piece, is_last=True)  # its length can be said
+                    self._piece(piece, is_last=True)  # its length can be said
                 elif piece:
                     self._piece(piece, is_last=False)
-            if not is_complete:
+            if not self.is_complete:
                 self._piece(b"", is_last=True)
         finally:
             close = getattr(result, "close", None)
@@ -225,7 +225,7 @@ class Response(Outbox):
         if self._head is None:
             raise RuntimeError(f"{_BY}: start_response was not called before the response")
         head = None if self._has_left else self._head
-        self._has_left = True
+        self._has_left, self.is_complete = True, is_last
         return self.put((head, data, is_last), len(data) + MESSAGE_OVERHEAD)
 
     # The reactor's thread
@@ -245,6 +245,7 @@ class Response(Outbox):
             request.put_body(data, _BY, is_last=is_last)
         except ValueError:
             self.end()
+            self.is_complete = False
             request.failed(Failure())
             return
         if is_last:
@@ -274,7 +275,3 @@ def checked(status: str, headers: list[tuple[str, str]]) -> tuple[int, list[Head
         check_header(*encoded)
         pairs.append(encoded)
     return int(code), pairs, reason.encode()
-
-
-def _is_code(text: str) -> bool:
-    return len(text) == 3 and text.isascii() and text.isdigit() and 200 <= int(text) <= 599

@@ -116,8 +116,8 @@ class SessionThread(Outbox):
     """The handler of one session, and what its thread runs."""
 
     __slots__ = (
-        "_endpoints", "_hosted", "_inbox", "_inbox_put", "_inbox_taken", "_is_over", "_is_waiting", "_job", "_latch", "_late", "_paused",
-        "_proceed", "_session", "has_received", "is_gone",
+        "_endpoints", "_has_closed", "_hosted", "_inbox", "_inbox_put", "_inbox_taken", "_is_over", "_is_waiting", "_job", "_latch",
+        "_late", "_paused", "_proceed", "_session", "has_received", "is_gone",
     )  # fmt: skip
 
     def __init__(self, session: Session, hosted: Hosted, endpoints: Endpoints) -> None:
@@ -132,7 +132,7 @@ class SessionThread(Outbox):
         self._latch = Latch()
         self._inbox_taken = 0
         self.has_received = self._is_waiting = False  # whether the application has asked for messages at all, and does now
-        self.is_gone = False
+        self.is_gone = self._has_closed = False  # by anybody; by the application
         self._is_over = False  # the application has returned
 
     # The reactor's thread: what the session calls
@@ -225,7 +225,8 @@ class SessionThread(Outbox):
         if self._paused:
             self._paused = False
             session.resume()
-        if failure is not None and (session.ending is None or not failure.check(WebSocketError)):
+        is_closed = session.ending is not None or self._has_closed
+        if failure is not None and not (is_closed and failure.check(WebSocketError)):
             _log.failure(
                 "application raised in its WebSocket session={session} peer={peer}", failure, session=session.id, peer=session.peer,
                 limit="application raised",
@@ -283,6 +284,7 @@ class SessionThread(Outbox):
 
     def close(self, code: int, reason: str) -> None:
         """Close, behind what was sent."""
+        self._has_closed = True
         self.put_nowait(lambda: self._session.close(code, reason), 0)
 
     def _run(self) -> None:

@@ -149,7 +149,8 @@ class Job:
 
     def stack(self) -> str:
         """Where it is, outermost first, in one line."""
-        frame = sys._current_frames().get(self.thread.ident or 0) if self.thread is not None else None  # noqa: SLF001 - documented
+        thread = self.thread  # it may be None in the next moment
+        frame = sys._current_frames().get(thread.ident or 0) if thread is not None else None  # noqa: SLF001 - documented
         return stack_text(frame)
 
 
@@ -331,7 +332,7 @@ class Outbox:
         items, share = self._items, SHARE
         if self.is_ended:
             items.clear()
-        while items and not self.is_congested:
+        while items and not self.is_ended and not self.is_congested:
             if share <= 0:
                 self._is_due = True
                 self._turns.call(self.flush)
@@ -374,6 +375,8 @@ def _yield_to_waker() -> None:
     """Have the kernel not interrupt whoever wakes this thread: it could not run before that one waits, for Python's lock (Linux)."""
     if hasattr(os, "SCHED_BATCH"):
         with suppress(OSError):  # a container may forbid it
+            if os.sched_getscheduler(0) != os.SCHED_OTHER:  # somebody has chosen another
+                return
             os.sched_setscheduler(0, os.SCHED_BATCH | os.SCHED_RESET_ON_FORK, os.sched_param(0))
 
 

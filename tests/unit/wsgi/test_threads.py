@@ -1,0 +1,820 @@
+"""The threads of a WSGI application: how many there are, what they run, and how what they want done comes to the reactor's thread."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from functools import partial
+from queue import Empty, SimpleQueue
+from types import ModuleType
+from typing import Any
+
+import pytest
+from twisted.logger import capturedLogs
+
+from tests.support.wsgi import PATIENCE, until
+from twistedws.gateway.wsgi import threads as module
+from twistedws.gateway.wsgi.threads import MOST_UNSENT, SHARE, FromThreads, Job, Latch, Outbox, Relay, Threads, stack_text
+
+STACK = 2**19
+
+
+class Wakes:
+    """A way to the reactor's thread that notes when it is taken."""
+
+    def __init__(self) -> None:
+        self.due: list[Callable[[], None]] = []
+
+    def __call__(self, function: Callable[[], None]) -> None:
+        self.due.append(function)
+
+    def turn(self) -> None:
+        """One turn of the loop."""
+        due, self.due = self.due, []
+        for each in due:
+            each()
+
+
+def joined(thread: threading.Thread) -> None:
+    """Wait for the end of a thread."""
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+def started(function: Callable[[], object]) -> threading.Thread:
+    """A thread that runs something."""
+    thread = threading.Thread(target=function, daemon=True)
+    thread.start()
+    return thread
+
+
+# FromThreads
+
+
+def test_many_calls_one_wake_up() -> None:
+    """What is wanted in one turn of the loop wakes it once, and is carried out in order."""
+    wakes, seen = Wakes(), list[int]()
+    turns = FromThreads(wakes)
+    for number in range(100):
+        turns.call(partial(seen.append, number))
+    assert (len(wakes.due), seen) == (1, [])
+    wakes.turn()
+    assert (wakes.due, seen) == ([], list(range(100)))
+    turns.call(lambda: seen.append(100))
+    wakes.turn()
+    assert seen[-1] == 100
+
+
+def test_calls_of_several_threads() -> None:
+    """No call of any thread is lost, and each thread's are carried out in its order, whenever the loop has its turns."""
+    wakes: SimpleQueue[Callable[[], None]] = SimpleQueue()
+    turns, seen = FromThreads(wakes.put), list[tuple[int, int]]()
+
+    def call(thread: int) -> None:
+        for number in range(500):
+            turns.call(partial(seen.append, (thread, number)))
+
+    threads = [started(partial(call, thread)) for thread in range(4)]
+    while len(seen) < 2000:
+        wakes.get(timeout=PATIENCE)()
+    for each in threads:
+        joined(each)
+    for thread in range(4):
+        assert [number for each, number in seen if each == thread] == list(range(500))
+
+
+def test_a_call_that_raises() -> None:
+    """A call that raises is logged, and does not lose those behind it."""
+    wakes, seen = Wakes(), list[int]()
+    turns = FromThreads(wakes)
+    turns.call(lambda: seen.append(1))
+    turns.call(lambda: seen.append(1 // 0))
+    turns.call(lambda: seen.append(2))
+    with capturedLogs() as events:
+        wakes.turn()
+    assert seen == [1, 2]
+    assert [each["log_failure"].type for each in events] == [ZeroDivisionError]
+
+
+def test_calls_that_come_meanwhile() -> None:
+    """What is wanted while the loop carries out the rest has a turn of its own: nobody keeps the loop."""
+    wakes, seen = Wakes(), list[int]()
+    turns = FromThreads(wakes)
+
+    def again() -> None:
+        seen.append(len(seen))
+        turns.call(again)
+
+    turns.call(again)
+    for number in range(1, 4):
+        wakes.turn()
+        assert (len(seen), len(wakes.due)) == (number, 1)
+
+
+def test_a_loop_that_is_closed() -> None:
+    """When the loop is closed nothing is carried out, and nobody is told off."""
+
+    def closed(function: Callable[[], None]) -> None:
+        raise RuntimeError("Event loop is closed")
+
+    seen: list[int] = []
+    turns = FromThreads(closed)
+    turns.call(lambda: seen.append(1))
+    turns.call(lambda: seen.append(2))
+    assert seen == []
+
+
+# Relay
+
+
+class Sleeper:
+    """A thread that waits at a latch until it is woken, so many times, and may wake the next before it waits again."""
+
+    def __init__(self, relay: Relay, *, passes_on: bool = True) -> None:
+        self.latch = Latch()
+        self.woken = 0
+
+        def run() -> None:
+            self.latch.wait()
+            self.woken += 1
+            if passes_on:
+                relay.pass_on()
+
+        self.thread = started(run)
+
+
+class Loop:
+    """A loop whose turns and whose time a test moves."""
+
+    def __init__(self) -> None:
+        self.soon, self.later = Wakes(), list[tuple[float, Callable[[], None]]]()
+
+    def call_later(self, seconds: float, function: Callable[[], None]) -> None:
+        self.later.append((seconds, function))
+
+    def pass_time(self) -> None:
+        """A moment is over."""
+        later, self.later = self.later, []
+        for _, each in later:
+            each()
+
+
+def test_a_chain() -> None:
+    """Threads are woken after the loop has done its part: one, which wakes the next, and so on."""
+    loop = Loop()
+    relay = Relay(loop.soon, loop.call_later)
+    sleepers = [Sleeper(relay) for _ in range(5)]
+    for each in sleepers:
+        relay.wake(each.latch)
+    assert [each.woken for each in sleepers] == [0] * 5
+    assert len(loop.soon.due) == 1
+    loop.soon.turn()
+    for each in sleepers:
+        joined(each.thread)
+    assert [each.woken for each in sleepers] == [1] * 5
+    loop.pass_time()
+    assert (loop.later, loop.soon.due) == ([], [])
+
+
+def test_a_chain_that_breaks() -> None:
+    """When a thread that was woken does something slow, all that wait behind it are woken after a moment."""
+    loop = Loop()
+    relay = Relay(loop.soon, loop.call_later)
+    sleepers = [Sleeper(relay, passes_on=False) for _ in range(3)]
+    for each in sleepers:
+        relay.wake(each.latch)
+    loop.soon.turn()
+    joined(sleepers[0].thread)
+    assert [each.woken for each in sleepers] == [1, 0, 0]
+    assert [seconds for seconds, _ in loop.later] == [module.PATIENCE]
+    loop.pass_time()
+    for each in sleepers:
+        joined(each.thread)
+    assert [each.woken for each in sleepers] == [1, 1, 1]
+
+
+def test_one_alone() -> None:
+    """Where nobody waits behind the first, nobody waits for a moment to be over; where nobody waits at all, nobody is woken."""
+    loop = Loop()
+    relay = Relay(loop.soon, loop.call_later)
+    relay.pass_on()
+    for _ in range(2):
+        sleeper = Sleeper(relay)
+        relay.wake(sleeper.latch)
+        loop.soon.turn()
+        joined(sleeper.thread)
+        assert (sleeper.woken, loop.later) == (1, [])
+
+
+def test_those_that_come_while_a_moment_runs() -> None:
+    """A thread that is to be woken while others wait for the moment to be over is woken with them, at the latest."""
+    loop = Loop()
+    relay = Relay(loop.soon, loop.call_later)
+    latches = [Latch() for _ in range(4)]
+    relay.wake(latches[0])
+    relay.wake(latches[1])
+    loop.soon.turn()
+    relay.wake(latches[2])
+    relay.wake(latches[3])
+    loop.soon.turn()
+    assert len(loop.later) == 1
+    loop.pass_time()
+    for each in latches:
+        each.wait()
+
+
+def test_a_latch() -> None:
+    """A latch that is opened, once or more often, lets one go on, now or later; then it is shut."""
+    latch = Latch()
+    latch.open()
+    latch.open()
+    latch.wait()
+    is_through = threading.Event()
+
+    def run() -> None:
+        latch.wait()
+        is_through.set()
+
+    thread = started(run)
+    assert not is_through.is_set()
+    latch.open()
+    joined(thread)
+    assert is_through.is_set()
+
+
+# Threads
+
+
+class Work:
+    """Jobs that note where they ran, and run until a test lets them go."""
+
+    def __init__(self) -> None:
+        self.ran: list[tuple[str, threading.Thread]] = []
+        self._gates: dict[str, threading.Event] = {}
+
+    def job(self, name: str, *, waits: bool = True) -> Job:
+        gate = self._gates[name] = threading.Event()
+
+        def run() -> None:
+            self.ran.append((name, threading.current_thread()))
+            if waits:
+                gate.wait(PATIENCE)
+
+        return Job(run, name)
+
+    def let_go(self, *names: str) -> None:
+        for name in names or tuple(self._gates):
+            self._gates[name].set()
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name, _ in self.ran]
+
+    def thread(self, name: str) -> threading.Thread:
+        return dict(self.ran)[name]
+
+
+@pytest.fixture
+def work() -> Iterator[Work]:
+    """Jobs; those that still run when a test is done are let go."""
+    found = Work()
+    yield found
+    found.let_go()
+
+
+def test_bound(work: Work) -> None:
+    """There are as many threads as were allowed; who finds none free is told so, and runs nothing."""
+    threads = Threads(2, STACK)
+    assert threads.busy == 0
+    assert threads.start(work.job("a"))
+    assert threads.start(work.job("b"))
+    assert not threads.prepare()
+    assert not threads.start(work.job("c"))
+    until(lambda: len(work.ran) == 2)
+    assert sorted(work.names) == ["a", "b"]
+    assert threads.busy == 2
+    work.let_go("a")
+    until(lambda: threads.busy == 1)
+    assert threads.start(work.job("d"))
+    work.let_go()
+    until(lambda: threads.busy == 0)
+    assert "c" not in work.names
+
+
+def test_none_are_allowed(work: Work) -> None:
+    """Where no thread is allowed nothing can be run, and nothing waits."""
+    threads = Threads(0, STACK)
+    assert not threads.prepare()
+    assert not threads.start(work.job("a"))
+    assert not threads.queue(work.job("b"))
+    assert (threads.busy, threads.waiting) == (0, 0)
+
+
+def test_an_idle_thread_is_used_again(work: Work) -> None:
+    """A thread that has done with its job runs the next one; only where all are busy another is started."""
+    threads = Threads(10, STACK)
+    for name in ("a", "b", "c"):
+        assert threads.start(work.job(name, waits=False))
+        until(lambda: threads.busy == 0)
+    assert work.names == ["a", "b", "c"]
+    assert len({thread for _, thread in work.ran}) == 1
+    assert threads.start(work.job("d"))
+    assert threads.start(work.job("e"))
+    until(lambda: len(work.ran) == 5)
+    assert work.thread("d") is work.thread("a")
+    assert work.thread("e") is not work.thread("d")
+
+
+def test_an_idle_thread_ends(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread with nothing to do ends after a while; the next job gets another."""
+    monkeypatch.setattr(module, "IDLE_SECONDS", 0.001)
+    threads = Threads(1, STACK)
+    assert threads.start(work.job("a", waits=False))
+    until(lambda: work.ran)
+    joined(work.thread("a"))
+    assert threads.start(work.job("b", waits=False))
+    until(lambda: len(work.ran) == 2)
+    assert work.thread("b") is not work.thread("a")
+
+
+def test_what_gevent_has_in_a_thread_ends_with_it(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread whose application has used gevent in it frees what that keeps there."""
+    destroyed: list[dict[str, bool]] = []
+
+    class Hub:
+        """As gevent's."""
+
+        def destroy(self, **how: bool) -> None:
+            destroyed.append(how)
+
+    hub_local = ModuleType("gevent._hub_local")
+    hub_local.get_hub_if_exists = Hub  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "gevent._hub_local", hub_local)
+    monkeypatch.setattr(module, "IDLE_SECONDS", 0.001)
+    threads = Threads(1, STACK)
+    assert threads.start(work.job("a", waits=False))
+    until(lambda: work.ran)
+    joined(work.thread("a"))
+    assert destroyed == [{"destroy_loop": True}]
+
+
+def test_an_idle_thread_that_ends_in_the_moment_in_which_it_is_taken(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that is given to a thread whose time is just over runs all the same."""
+    monkeypatch.setattr(module, "IDLE_SECONDS", 0.001)
+    threads = Threads(1, STACK)
+    for number in range(50):
+        name = str(number)
+        assert threads.start(work.job(name, waits=False))
+        until(lambda: work.names[-1:] == [name] and not threads.busy)  # noqa: B023 - called before the next round
+    assert len(work.ran) == 50
+
+
+def test_a_taken_thread_waits_for_its_job(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that was taken while its time ran out waits for what it was taken for."""
+    places: list[Place] = []
+
+    class Place(SimpleQueue):  # type: ignore[type-arg]  # cannot be subscripted at run time in every Python
+        """Where an idle thread waits: its time is over at once, but not before the test says so."""
+
+        def __init__(self) -> None:
+            self.is_over = threading.Event()
+            places.append(self)
+
+        def get(self, block: bool = True, timeout: float | None = None) -> Any:
+            if timeout is not None:
+                self.is_over.wait(PATIENCE)
+                raise Empty
+            return super().get(timeout=PATIENCE)
+
+    monkeypatch.setattr(module, "SimpleQueue", Place)
+    threads = Threads(1, STACK)
+    assert threads.prepare()
+    until(lambda: threads.busy == 0)
+    assert threads.start(work.job("a", waits=False))
+    places[0].is_over.set()
+    until(lambda: work.names == ["a"])
+    joined(work.thread("a"))  # its time is over again
+    assert threads.busy == 0
+
+
+def test_prepare(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that was prepared is idle, and runs the next job; a second one is not prepared beside it."""
+    begun: list[threading.Thread] = []
+    start = threading.Thread.start
+
+    def noting(self: threading.Thread) -> None:
+        begun.append(self)
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", noting)
+    threads = Threads(3, STACK)
+    assert threads.prepare()
+    assert threads.prepare()
+    assert (threads.busy, len(begun)) == (0, 1)
+    assert threads.start(work.job("a"))
+    until(lambda: work.ran)
+    assert begun == [work.thread("a")]
+    assert threads.prepare()
+    assert len(begun) == 2
+
+
+def test_a_prepared_thread_that_is_slow_to_start(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that was prepared is there for the next job, though the machine has not let it do anything yet."""
+    gate, run = threading.Event(), threading.Thread.run
+
+    def slow(self: threading.Thread) -> None:
+        gate.wait(PATIENCE)
+        run(self)
+
+    monkeypatch.setattr(threading.Thread, "run", slow)
+    threads = Threads(1, STACK)
+    try:
+        assert threads.prepare()
+        assert threads.start(work.job("a"))
+        assert not threads.prepare()
+    finally:
+        gate.set()
+    until(lambda: work.names == ["a"])
+
+
+@pytest.mark.parametrize("scheduler", ["forbidden", "unknown"])
+def test_a_scheduler_that_cannot_be_told(work: Work, monkeypatch: pytest.MonkeyPatch, scheduler: str) -> None:
+    """Where the kernel takes no hints on threads they run without."""
+
+    def forbid(*_: object) -> None:
+        raise PermissionError
+
+    if scheduler == "forbidden":
+        monkeypatch.setattr(os, "sched_setscheduler", forbid, raising=False)
+    else:
+        monkeypatch.delattr(os, "SCHED_BATCH", raising=False)
+    threads = Threads(1, STACK)
+    assert threads.start(work.job("a", waits=False))
+    until(lambda: work.names == ["a"])
+
+
+def test_the_machine_gives_none(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no thread can be started, who wants one is told so, the log too, and none is counted."""
+    stacks = threading.stack_size()
+
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    threads = Threads(3, STACK)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with capturedLogs() as events:
+        assert not threads.prepare()
+        assert not threads.start(work.job("a"))
+        assert not threads.queue(work.job("b"))
+    assert (threads.busy, threads.waiting) == (0, 0)
+    assert "can't start new thread" in str(events[0]["error"])
+    assert threading.stack_size() == stacks
+    monkeypatch.undo()
+    assert threads.start(work.job("c"))
+    until(lambda: work.names == ["c"])
+
+
+def test_the_machine_gives_no_more(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job for which no further thread can be started waits for one of those that there are."""
+
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    threads = Threads(3, STACK)
+    assert threads.start(work.job("a"))
+    until(lambda: work.ran)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert threads.queue(work.job("b", waits=False))
+    assert threads.waiting == 1
+    work.let_go("a")
+    until(lambda: work.names == ["a", "b"])
+
+
+def test_queue(work: Work) -> None:
+    """Jobs that find no thread free wait, and run in the order in which they came."""
+    threads = Threads(1, STACK)
+    assert threads.queue(work.job("first"))
+    for name in "abcdef":
+        assert threads.queue(work.job(name, waits=False))
+    until(lambda: work.ran)
+    assert (work.names, threads.busy, threads.waiting) == (["first"], 1, 6)
+    work.let_go("first")
+    until(lambda: threads.busy == 0)
+    assert work.names == ["first", *"abcdef"]
+    assert threads.waiting == 0
+    assert len({thread for _, thread in work.ran}) == 1
+
+
+def test_queue_in_the_moment_in_which_a_thread_becomes_free(work: Work) -> None:
+    """A job that finds no thread free, and then none busy any more, runs at once."""
+    threads = Threads(1, STACK)
+    assert threads.start(work.job("a"))
+    until(lambda: work.ran)
+    lock = threads._lock
+
+    class Lock:
+        """The lock: the first job ends between the first look, which finds its thread busy, and the second."""
+
+        entered = 0
+
+        def __enter__(self) -> None:
+            if threading.current_thread() is here:
+                self.entered += 1
+                if self.entered == 2:
+                    work.let_go("a")
+                    until(lambda: threads.busy == 0)
+            lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            lock.release()
+
+    here = threading.current_thread()
+    threads._lock = Lock()  # type: ignore[assignment]
+    assert threads.queue(work.job("b", waits=False))
+    until(lambda: work.names == ["a", "b"])
+
+
+def test_cancelled(work: Work) -> None:
+    """A job that is cancelled while it waits is not run; those behind it are. One that runs, or has run, goes on."""
+    threads = Threads(1, STACK)
+    first = work.job("first")
+    assert threads.queue(first)
+    jobs = {name: work.job(name, waits=False) for name in "abc"}
+    for each in jobs.values():
+        assert threads.queue(each)
+    assert threads.cancel(jobs["a"])
+    assert threads.cancel(jobs["c"])
+    assert threads.waiting == 1
+    until(lambda: work.ran)
+    assert not threads.cancel(first)
+    work.let_go("first")
+    until(lambda: threads.busy == 0)
+    assert work.names == ["first", "b"]
+    assert not threads.cancel(jobs["b"])
+
+
+def test_a_job_that_raises(work: Work) -> None:
+    """A fault in a job is logged, and its thread goes on."""
+    threads = Threads(1, STACK)
+    with capturedLogs() as events:
+        assert threads.start(Job(lambda: [].clear(1), "faulty"))  # type: ignore[call-arg]
+        until(lambda: threads.busy == 0)
+    assert [each["log_failure"].type for each in events] == [TypeError]
+    assert threads.start(work.job("a", waits=False))
+    until(lambda: work.names == ["a"])
+
+
+def test_contexts() -> None:
+    """Each job has context variables of its own, with the values of the time at which the application was loaded."""
+    variable: ContextVar[str] = ContextVar("variable", default="default")
+    variable.set("loaded")
+    threads, seen = Threads(1, STACK), list[str]()
+    variable.set("later")
+
+    def run() -> None:
+        seen.append(variable.get())
+        variable.set("a job's own")
+
+    for _ in range(2):
+        assert threads.queue(Job(run, "job"))
+    until(lambda: len(seen) == 2)
+    assert seen == ["loaded", "loaded"]
+    assert variable.get() == "later"
+
+
+def test_stack_size(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread is started with the stack that was asked for; the application's own have theirs."""
+    sizes: list[int] = []
+    start = threading.Thread.start
+
+    def noting(self: threading.Thread) -> None:
+        sizes.append(threading.stack_size())
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", noting)
+    before = threading.stack_size()
+    threads = Threads(1, STACK)
+    assert threads.start(work.job("a", waits=False))
+    assert sizes == [STACK]
+    assert threading.stack_size() == before
+
+
+def test_names(work: Work) -> None:
+    """A thread has the name of what it does, and keeps nobody's process from ending."""
+    threads = Threads(1, STACK)
+    job = work.job("session abc")
+    assert threads.start(job)
+    until(lambda: work.ran)
+    thread = work.thread("session abc")
+    assert (thread.name, thread.daemon, job.thread) == ("session abc", True, thread)
+    work.let_go()
+    until(lambda: thread.name == "twistedws idle")
+    assert job.thread is None
+
+
+def test_where_a_job_is() -> None:
+    """A job's stack names the places in which it is, outermost first, and nothing of ours; before and after it runs there is none."""
+    is_there, gate = threading.Event(), threading.Event()
+
+    def waits_here() -> None:
+        is_there.set()
+        gate.wait(PATIENCE)
+
+    def runs() -> None:
+        waits_here()
+
+    job, threads = Job(runs, "job"), Threads(1, STACK)
+    assert job.stack() == "an unknown place"
+    assert threads.start(job)
+    assert is_there.wait(PATIENCE)
+    until(lambda: "waits_here" in job.stack())
+    outer, inner = job.stack().split(" > ")
+    gate.set()
+    assert outer.startswith(f"runs ({__file__}:")
+    assert inner.startswith(f"waits_here ({__file__}:")
+    until(lambda: job.thread is None)
+    assert job.stack() == "an unknown place"
+
+
+def test_no_place() -> None:
+    """Where there is no frame there is no place."""
+    assert stack_text(None) == "an unknown place"
+
+
+# Outbox
+
+
+class Box(Outbox):
+    """An outbox that notes what it hands on, and whose peer is as slow as a test says."""
+
+    __slots__ = ("full", "most", "taken")
+
+    def __init__(self, turns: FromThreads) -> None:
+        super().__init__(turns)
+        self.taken: list[object] = []
+        self.full = False
+        self.most = 10**9  # things that are handed on before the peer is slow
+
+    @property
+    def is_congested(self) -> bool:
+        return self.full
+
+    def take(self, item: object) -> None:
+        self.taken.append(item)
+        self.full = len(self.taken) >= self.most
+
+
+class Sender:
+    """A thread that puts things into an outbox, one after another."""
+
+    def __init__(self, box: Outbox, *items: tuple[object, int]) -> None:
+        self.outcomes: list[bool] = []
+
+        def run() -> None:
+            for item, octets in items:
+                self.outcomes.append(box.put(item, octets))
+
+        self.thread = started(run)
+
+
+def test_order() -> None:
+    """What is put is handed on in its order, all that there is in one turn of the loop, for one wake-up."""
+    wakes = Wakes()
+    box = Box(FromThreads(wakes))
+    assert box.is_empty
+    assert [box.put(number, 10) for number in range(5)] == [True] * 5
+    assert (box.taken, box.is_empty, len(wakes.due)) == ([], False, 1)
+    wakes.turn()
+    assert (box.taken, box.is_empty, wakes.due) == ([0, 1, 2, 3, 4], True, [])
+
+
+def test_a_slow_peer_is_waited_for() -> None:
+    """While the peer takes less than it is sent, who puts something waits; it goes on when the peer does."""
+    wakes = Wakes()
+    box = Box(FromThreads(wakes))
+    box.full = True
+    sender = Sender(box, ("a", 1), ("b", 1))
+    until(lambda: box._waiting == 1)
+    assert (sender.outcomes, box.is_empty) == ([], True)
+    box.flush()  # it is slow still
+    assert box._waiting == 1
+    box.full = False
+    box.flush()
+    joined(sender.thread)
+    assert sender.outcomes == [True, True]
+    wakes.turn()
+    assert box.taken == ["a", "b"]
+
+
+def test_the_bound() -> None:
+    """Who puts something waits while more waits than may, though the peer is quick, until the reactor's thread has handed it on."""
+    wakes = Wakes()
+    box = Box(FromThreads(wakes))
+    sender = Sender(box, ("a", MOST_UNSENT), ("b", 1), ("c", 1))
+    until(lambda: box._waiting == 1)
+    assert sender.outcomes == [True, True]
+    wakes.turn()
+    joined(sender.thread)
+    wakes.turn()
+    assert box.taken == ["a", "b", "c"]
+
+
+def test_several_wait() -> None:
+    """All threads that wait go on."""
+    wakes = Wakes()
+    box = Box(FromThreads(wakes))
+    box.full = True
+    senders = [Sender(box, (name, 1)) for name in "abc"]
+    until(lambda: box._waiting == 3)
+    box.full = False
+    box.flush()
+    for each in senders:
+        joined(each.thread)
+    wakes.turn()
+    assert sorted(map(str, box.taken)) == ["a", "b", "c"]
+
+
+def test_without_waiting() -> None:
+    """What must not wait is put however much waits."""
+    wakes = Wakes()
+    box = Box(FromThreads(wakes))
+    box.full = True
+    assert box.put_nowait("a", MOST_UNSENT)
+    assert box.put_nowait("b", 1)
+    assert box.put_nowait("c", 1)
+    wakes.turn()
+    assert box.taken == []
+    box.full = False
+    box.flush()
+    wakes.turn()
+    assert box.taken == ["a", "b", "c"]
+
+
+def test_a_peer_that_becomes_slow() -> None:
+    """What is left when the peer becomes slow waits for it, in its order, with what comes later."""
+    wakes = Wakes()
+    box = Box(FromThreads(wakes))
+    box.most = 2
+    for item in "abcd":
+        box.put_nowait(item, 1)
+    wakes.turn()
+    assert box.taken == ["a", "b"]
+    box.put_nowait("e", 1)
+    wakes.turn()
+    assert box.taken == ["a", "b"]
+    box.most, box.full = 10, False
+    box.flush()
+    assert box.taken == ["a", "b", "c", "d", "e"]
+
+
+def test_the_share_of_a_turn() -> None:
+    """One turn of the loop hands on so much of one outbox, and the rest in the turns that follow."""
+    wakes = Wakes()
+    box = Box(FromThreads(wakes))
+    for number in range(6):
+        box.put_nowait(number, SHARE // 2)
+    counts = []
+    while wakes.due:
+        wakes.turn()
+        counts.append(len(box.taken))
+    assert counts == [2, 4, 6]
+    assert box.taken == [0, 1, 2, 3, 4, 5]
+
+
+def test_end() -> None:
+    """When nobody takes anything any more, who waits goes on and is told so; what waits is dropped, and nothing is put."""
+    wakes = Wakes()
+    box = Box(FromThreads(wakes))
+    box.put_nowait("a", 1)
+    box.full = True
+    sender = Sender(box, ("b", 1), ("c", 1))
+    until(lambda: box._waiting == 1)
+    box.end()
+    joined(sender.thread)
+    assert (sender.outcomes, box.is_ended, box.is_empty) == ([False, False], True, True)
+    assert not box.put_nowait("d", 1)
+    box.full = False
+    wakes.turn()
+    assert box.taken == []
+
+
+def test_what_is_put_in_the_moment_of_the_end() -> None:
+    """What a thread puts while the outbox ends is dropped."""
+    wakes = Wakes()
+    box = Box(FromThreads(wakes))
+    box.put_nowait("a", 1)
+    box.is_ended = True
+    wakes.turn()
+    assert (box.taken, box.is_empty) == ([], True)
+
+
+def test_what_a_subclass_says() -> None:
+    """An outbox by itself knows neither its peer nor how to reach it."""
+    box = Outbox(FromThreads(Wakes()))
+    with pytest.raises(NotImplementedError):
+        _ = box.is_congested
+    with pytest.raises(NotImplementedError):
+        box.take(None)
