@@ -413,7 +413,8 @@ class Server(MultiService):
 def _end(seconds: float) -> None:
     """End the process with status 0 if it still is there after so many seconds."""
     time.sleep(seconds)
-    names = [each.name for each in threading.enumerate() if not each.daemon and each is not threading.main_thread()]
+    ours = (threading.main_thread(), threading.current_thread())
+    names = [each.name for each in threading.enumerate() if each not in ours and not each.name.startswith("twistedws")]
     print(f"twistedws: ending without threads that do not end: {', '.join(names) or 'unknown ones'}", file=sys.__stderr__, flush=True)
     os._exit(0)
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
+import threading
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +246,23 @@ def test_reload(reactor: Reactor, monkeypatch: pytest.MonkeyPatch, capfd: pytest
     monkeypatch.setattr(reload, "watched", lambda environment: True)
     assert parse("--reload").resolved.configuration.hosting.reload
     assert len(watches) == 1
+
+
+def test_end_in_time(reactor: Reactor, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """A process that is still there some time after the reactor is ended, and the threads that kept it are named."""
+    ended: Future[int] = Future()
+    monkeypatch.setattr(os, "_exit", ended.set_result)
+    monkeypatch.setattr(sys, "__stderr__", sys.stderr)
+    gate = threading.Event()
+    pool = threading.Thread(target=gate.wait, name="a pool's", daemon=True)
+    pool.start()
+    server = compose(reactor, close_timeout="1ms")
+    server.startService()
+    for function, arguments, _ in reactor.triggers["after"]["shutdown"]:
+        function(*arguments)
+    assert ended.result(20) == 0
+    gate.set()
+    assert "ending without threads that do not end: a pool's" in capfd.readouterr().err
 
 
 def test_two_signals_at_once(reactor: Reactor) -> None:

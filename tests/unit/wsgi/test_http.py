@@ -126,7 +126,7 @@ def test_a_request(stage: Stage) -> None:
     assert environ["CONTENT_TYPE"] == "text/plain"
     assert environ["wsgi.input"].read() == b"abcd"
     assert "wsgi.websocket" not in environ
-    assert (call.thread is threading.current_thread(), call.thread.name) == (False, "request POST /a")
+    assert (call.thread is threading.current_thread(), call.thread.name) == (False, "twistedws request POST /a")
     assert stage.busy == 1
     call.do(call.start_response, "200 OK", PLAIN)
     call.end([b"ok"])

@@ -44,7 +44,7 @@ def test_environ(stage: Stage) -> None:
     assert call.environ["wsgi.websocket"] is call.websocket
     assert call.environ["wsgi.input"].read() == b""
     assert call.thread is not threading.current_thread()
-    assert call.thread.name == f"session {live.session.id}"
+    assert call.thread.name == f"twistedws session {live.session.id}"
     write = call.do(call.start_response, "101 Switching Protocols", [])
     assert call.do(write, b"nothing of this leaves") is None
     call.end()

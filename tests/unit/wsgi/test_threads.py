@@ -609,7 +609,7 @@ def test_names(work: Work) -> None:
     assert threads.start(job)
     until(lambda: work.ran)
     thread = work.thread("session abc")
-    assert (thread.name, thread.daemon, job.thread) == ("session abc", True, thread)
+    assert (thread.name, thread.daemon, job.thread) == ("twistedws session abc", True, thread)
     work.let_go()
     until(lambda: thread.name == "twistedws idle")
     assert job.thread is None

@@ -262,7 +262,7 @@ class Threads:
                     return
                 job = place.get()  # it was taken in this moment
             while job is not None:
-                job.thread, thread.name = thread, job.name
+                job.thread, thread.name = thread, f"twistedws {job.name}"
                 try:
                     self._context.copy().run(job.function)
                 except BaseException:
