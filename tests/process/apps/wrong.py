@@ -11,11 +11,6 @@ def of_four(a: int, b: int, c: int, d: int) -> None:
     """Take what no kind of application takes."""
 
 
-def wsgi(environ: object, start_response: object) -> list[bytes]:
-    """Look like WSGI."""
-    return []
-
-
 async def asgi(scope: object, receive: object, send: object) -> None:
     """Look like ASGI."""
 

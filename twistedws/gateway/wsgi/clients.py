@@ -6,7 +6,6 @@ from collections.abc import ItemsView, Iterator, KeysView, ValuesView
 from typing import Any
 
 from twistedws.exchange import Endpoints
-from twistedws.gateway.wsgi.websocket import WebSocket
 
 
 class Client:
@@ -17,7 +16,7 @@ class Client:
         ws: Its ``WebSocket``.
     """
 
-    def __init__(self, address: tuple[str, int], ws: WebSocket) -> None:
+    def __init__(self, address: tuple[str, int], ws: object) -> None:
         self.address, self.ws = address, ws
 
 
@@ -64,7 +63,7 @@ class Handler:
 
     __slots__ = ("active_client", "client_address", "server")
 
-    def __init__(self, server: Server, websocket: WebSocket, endpoints: Endpoints, session_id: str) -> None:
+    def __init__(self, server: Server, websocket: object, endpoints: Endpoints, session_id: str) -> None:
         self.server = server
         host, port = endpoints.client or ("", 0)
         address = (host, port or 0)

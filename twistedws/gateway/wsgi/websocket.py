@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from twistedws.errors import TwistedWSError
 from twistedws.frames import BINARY, MAX_CONTROL_PAYLOAD, PING, TEXT, frame, is_close_code
+from twistedws.gateway.wsgi.clients import Handler
 from twistedws.gateway.wsgi.environ import Environ
 from twistedws.session import Framed
 
 if TYPE_CHECKING:
-    from twistedws.gateway.wsgi.clients import Handler
-
     _WebSocketError = OSError
 else:
     try:  # applications catch theirs, by that name
