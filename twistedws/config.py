@@ -407,7 +407,7 @@ class Threads:
     threads: int = setting(
         1000, "Threads for a WSGI application's WebSockets, one for each; a client that finds none free is answered with 503", maximum=65536
     )
-    http_threads: int = setting(8, "Threads for a WSGI application's other requests, which wait until one is free", maximum=65536)
+    http_threads: int = setting(32, "Threads for a WSGI application's other requests, which wait until one is free", maximum=65536)
     thread_stack_size: int = setting(
         8 * 2**20,
         "Stack of each of these threads, of which only what is used takes memory",

@@ -159,7 +159,7 @@ def test_echo(modules: Path) -> None:
         ("loadable:Good", "wsgi", "the class Good; a WSGI application, called with environ and start_response"),
         ("loadable:number", "wsgi", "is a int; a WSGI application"),
         ("loadable:two", "wsgi", "is a function; a WSGI application"),
-        ("loadable:any_wsgi", "auto", "--app-kind says what cannot be told"),
+        ("loadable:any_wsgi", "auto", "--app-kind=wsgi"),
         ("raises:app", "auto", "ZeroDivisionError: division by zero"),
         ("broken:app", "auto", "SyntaxError"),
         ("exits:app", "auto", "SystemExit: no way"),

@@ -77,7 +77,9 @@ def load(
     if kind is None:
         hint = " (with --factory, what it returns)" if callable(target) and _required_parameters(target) == 0 else ""
         raise ApplicationLoadError(
-            "app", hosting.app, f"is {_described(target)}, which is no application; {_KINDS}{hint}; --app-kind says what cannot be told"
+            "app",
+            hosting.app,
+            f"is {_described(target)}, which is no application; {_KINDS}{hint}; --app-kind=wsgi and the like say what a signature does not",
         )
     _check_patches(hosting.app)
     if kind == "asgi":

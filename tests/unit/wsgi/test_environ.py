@@ -193,7 +193,7 @@ def test_behind_a_proxy() -> None:
 
 
 def test_errors() -> None:
-    """What is written to ``wsgi.errors`` is in the log, each text as one, and nothing for an empty one; bytes are refused."""
+    """What is written to ``wsgi.errors`` is in the log, line by line, and nothing for an empty one; bytes are refused."""
     stream = environ()["wsgi.errors"]
     with capturedLogs() as events:
         assert stream.write("one\n") == 4
@@ -202,5 +202,6 @@ def test_errors() -> None:
         stream.flush()
         with pytest.raises(TypeError, match="str is accepted"):
             stream.write(b"four")
-    assert [each["text"] for each in events] == ["one", "two, three"]
+        stream.write("Traceback:\n  four\n")
+    assert [each["line"] for each in events] == ["one", "two, three", "Traceback:", "  four"]
     print("five", file=stream)

@@ -803,7 +803,7 @@ def test_a_thread_that_has_done_with_its_request() -> None:
 
 def test_a_peer_that_goes_when_its_answer_waits() -> None:
     """A peer that goes before it has taken its answer leaves no thread behind that is waited for."""
-    with Stage(application_close_timeout=3) as stage:
+    with Stage(application_close_timeout=3, queue_size=1) as stage:
         exchange, call = stage.requested(GET)
         exchange.channel.congested()
         call.do(call.start_response, "200 OK", PLAIN)
@@ -818,8 +818,20 @@ def test_a_peer_that_goes_when_its_answer_waits() -> None:
 # Slow peers
 
 
-def test_a_slow_peer(stage: Stage) -> None:
-    """While the peer takes less than it is sent, the application is asked for nothing beyond the piece that waits."""
+@pytest.fixture
+def narrow() -> Iterator[Stage]:
+    """An application of whose responses little waits for a slow peer."""
+    with Stage(queue_size=MOST_UNSENT) as found:
+        yield found
+
+
+def test_a_slow_peer() -> None:
+    """While the peer takes nothing, the application is asked for nothing beyond what may wait, and the piece that does not fit."""
+    with Stage(queue_size=1) as stage:
+        slow_peer(stage)
+
+
+def slow_peer(stage: Stage) -> None:
     exchange, call = stage.requested(GET)
     pieces = Pieces(b"a", b"b", b"c")
     exchange.channel.congested()
@@ -828,14 +840,50 @@ def test_a_slow_peer(stage: Stage) -> None:
     response = exchange.channel.requests[0]._response
     until(lambda: response._waiting == 1)
     assert exchange.carrier.out == b""
-    assert pieces.asked == 1
+    assert pieces.asked == 2
     exchange.channel.decongested()
     stage.until(lambda: exchange.is_over)
     assert exchange.carrier.body == b"abc"
 
 
-def test_a_peer_that_becomes_slow(stage: Stage) -> None:
+def test_a_slow_peer_keeps_no_thread(stage: Stage) -> None:
+    """A response that may wait as a whole has its thread no longer than it takes to make it."""
+    exchange, call = stage.requested(GET)
+    exchange.channel.congested()
+    call.do(call.start_response, "200 OK", PLAIN)
+    call.end(Pieces(*[b"x" * 50_000] * 10))
+    stage.until(lambda: stage.busy == 0)
+    assert exchange.carrier.out == b""
+    exchange.channel.decongested()
+    stage.until(lambda: exchange.is_over)
+    assert len(exchange.carrier.body) == 500_000
+
+
+def test_an_error_behind_a_slow_peer(stage: Stage) -> None:
+    """What was sent before the application raised leaves before the connection is cut."""
+    exchange, call = stage.requested(GET)
+    exchange.channel.congested()
+    call.do(call.start_response, "200 OK", PLAIN)
+
+    def fails() -> bytes:
+        raise ZeroDivisionError
+
+    with capturedLogs() as events:
+        call.end(Pieces(b"a", b"b", fails))
+        stage.until(lambda: stage.busy == 0)
+    assert [each["log_failure"].type for each in events] == [ZeroDivisionError]
+    assert exchange.carrier.out == b""
+    assert exchange.carrier.cause is None
+    exchange.channel.decongested()
+    stage.until(lambda: exchange.carrier.cause is not None)
+    assert b"\r\na\r\n" in exchange.carrier.out
+    assert b"\r\nb\r\n" in exchange.carrier.out
+    assert not exchange.carrier.was_cut_at_once
+
+
+def test_a_peer_that_becomes_slow(narrow: Stage) -> None:
     """A response without end is made no faster than its peer takes it."""
+    stage = narrow
     exchange, call = stage.requested(GET)
     asked: list[int] = []
 
@@ -868,8 +916,9 @@ def test_a_peer_that_becomes_slow(stage: Stage) -> None:
     stage.idle()
 
 
-def test_a_quick_peer(stage: Stage) -> None:
+def test_a_quick_peer(narrow: Stage) -> None:
     """To a peer that takes everything no more is made than the loop hands on."""
+    stage = narrow
     exchange, call = stage.requested(GET)
     asked: list[int] = []
 
@@ -1095,7 +1144,7 @@ def test_a_peer_that_takes_nothing(stage: Stage) -> None:
     call.end(pieces)
     world.until(lambda: not world.links[0].server.reading or len(world.links[0].server.out) > 65536)
     stage.reactor.turn()
-    assert pieces.asked < 50
+    assert pieces.asked * 10_000 < 2**20 + 200_000
     world.advance(200)
     assert world.links[0].server.aborted
     stage.idle()

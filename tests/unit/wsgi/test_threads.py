@@ -310,7 +310,7 @@ def test_none_are_allowed(work: Work) -> None:
     assert not threads.prepare()
     assert not threads.start(work.job("a"))
     assert not threads.queue(work.job("b"))
-    assert (threads.busy, threads.waiting) == (0, 0)
+    assert threads.busy == 0
 
 
 def test_an_idle_thread_is_used_again(work: Work) -> None:
@@ -469,7 +469,7 @@ def test_the_machine_gives_none(work: Work, monkeypatch: pytest.MonkeyPatch) -> 
         assert not threads.prepare()
         assert not threads.start(work.job("a"))
         assert not threads.queue(work.job("b"))
-    assert (threads.busy, threads.waiting) == (0, 0)
+    assert threads.busy == 0
     assert "can't start new thread" in str(events[0]["error"])
     assert threading.stack_size() == stacks
     monkeypatch.undo()
@@ -483,63 +483,66 @@ def test_the_machine_gives_no_more(work: Work, monkeypatch: pytest.MonkeyPatch) 
     def start(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    threads = Threads(3, STACK)
+    threads = Threads(3, STACK, most_waiting=1)
     assert threads.start(work.job("a"))
     until(lambda: work.ran)
     monkeypatch.setattr(threading.Thread, "start", start)
     assert threads.queue(work.job("b", waits=False))
-    assert threads.waiting == 1
     work.let_go("a")
     until(lambda: work.names == ["a", "b"])
 
 
 def test_queue(work: Work) -> None:
     """Jobs that find no thread free wait, and run in the order in which they came."""
-    threads = Threads(1, STACK)
+    threads = Threads(1, STACK, most_waiting=6)
     assert threads.queue(work.job("first"))
     for name in "abcdef":
         assert threads.queue(work.job(name, waits=False))
+    assert not threads.queue(work.job("one too many"))
     until(lambda: work.ran)
-    assert (work.names, threads.busy, threads.waiting) == (["first"], 1, 6)
+    assert (work.names, threads.busy) == (["first"], 1)
     work.let_go("first")
     until(lambda: threads.busy == 0)
     assert work.names == ["first", *"abcdef"]
-    assert threads.waiting == 0
     assert len({thread for _, thread in work.ran}) == 1
 
 
-def test_queue_in_the_moment_in_which_a_thread_becomes_free(work: Work) -> None:
-    """A job that finds no thread free, and then none busy any more, runs at once."""
-    threads = Threads(1, STACK)
+def test_queue_beside_one_that_stays(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job never waits beside an idle thread: whoever becomes free in the moment in which it is queued takes it."""
+    threads = Threads(2, STACK, most_waiting=1)
+    assert threads.start(work.job("stays"))
+    assert threads.start(work.job("short"))
+    until(lambda: len(work.ran) == 2)
+    wait = threads._wait
+
+    def slowly(job: Job) -> bool:
+        work.let_go("short")
+        return wait(job)
+
+    monkeypatch.setattr(threads, "_wait", slowly)
+    assert threads.queue(work.job("victim", waits=False))
+    until(lambda: "victim" in work.names)
+
+
+def test_the_last_idle_thread_is_kept(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the threads for plain requests one stays, whatever the system gives to others meanwhile."""
+    monkeypatch.setattr(module, "IDLE_SECONDS", 0.001)
+    threads = Threads(2, STACK, least=1)
     assert threads.start(work.job("a"))
-    until(lambda: work.ran)
-    lock = threads._lock
-
-    class Lock:
-        """The lock: the first job ends between the first look, which finds its thread busy, and the second."""
-
-        entered = 0
-
-        def __enter__(self) -> None:
-            if threading.current_thread() is here:
-                self.entered += 1
-                if self.entered == 2:
-                    work.let_go("a")
-                    until(lambda: threads.busy == 0)
-            lock.acquire()
-
-        def __exit__(self, *_: object) -> None:
-            lock.release()
-
-    here = threading.current_thread()
-    threads._lock = Lock()  # type: ignore[assignment]
-    assert threads.queue(work.job("b", waits=False))
-    until(lambda: work.names == ["a", "b"])
+    assert threads.start(work.job("b"))
+    until(lambda: len(work.ran) == 2)
+    found = [work.thread("a"), work.thread("b")]
+    work.let_go("a")
+    work.let_go("b")
+    until(lambda: sum(each.is_alive() for each in found) == 1)
+    assert threads.start(work.job("c", waits=False))
+    until(lambda: "c" in work.names)
+    assert work.thread("c") in found
 
 
 def test_cancelled(work: Work) -> None:
     """A job that is cancelled while it waits is not run; those behind it are. One that runs, or has run, goes on."""
-    threads = Threads(1, STACK)
+    threads = Threads(1, STACK, most_waiting=9)
     first = work.job("first")
     assert threads.queue(first)
     jobs = {name: work.job(name, waits=False) for name in "abc"}
@@ -547,7 +550,6 @@ def test_cancelled(work: Work) -> None:
         assert threads.queue(each)
     assert threads.cancel(jobs["a"])
     assert threads.cancel(jobs["c"])
-    assert threads.waiting == 1
     until(lambda: work.ran)
     assert not threads.cancel(first)
     work.let_go("first")
@@ -571,7 +573,7 @@ def test_contexts() -> None:
     """Each job has context variables of its own, with the values of the time at which the application was loaded."""
     variable: ContextVar[str] = ContextVar("variable", default="default")
     variable.set("loaded")
-    threads, seen = Threads(1, STACK), list[str]()
+    threads, seen = Threads(1, STACK, most_waiting=9), list[str]()
     variable.set("later")
 
     def run() -> None:
@@ -660,6 +662,10 @@ class Box(Outbox):
 
     @property
     def is_congested(self) -> bool:
+        return self.full
+
+    @property
+    def waits_now(self) -> bool:
         return self.full
 
     def take(self, item: object) -> None:

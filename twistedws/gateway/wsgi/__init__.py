@@ -25,6 +25,7 @@ __all__ = ["WSGI", "WebSocket", "WebSocketError", "wsgi_application"]
 # Seconds that a thread which computes keeps Python's lock while the reactor's waits for it. With Python's own, 5 ms, a reply takes 66 ms
 # (the median) beside four such threads; with this, 18.
 SWITCH_INTERVAL = 0.001
+MOST_WAITING = 1000  # plain requests that wait for a thread, with their bodies
 
 
 def wsgi_application(
@@ -60,7 +61,8 @@ def wsgi_application(
         turns=FromThreads(call_from_thread),
         relay=Relay(call_soon, clock.callLater),
         threads=Threads(threads.threads, threads.thread_stack_size),
-        http_threads=Threads(threads.http_threads, threads.thread_stack_size),
+        http_threads=Threads(threads.http_threads, threads.thread_stack_size, least=1, most_waiting=MOST_WAITING),
+        most_unsent=output.queue_size or sys.maxsize,
         root_path=hosting.root_path,
         inbox_size=limits.inbox_size,
         late_after=hosting.application_close_timeout,

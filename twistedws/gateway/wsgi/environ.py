@@ -17,19 +17,20 @@ _log = Logger()
 Environ = dict[str, Any]
 
 # Whoever could send X_Forwarded_For beside a proxy's X-Forwarded-For would be believed: both become HTTP_X_FORWARDED_FOR. Such a name
-# is left out, as gunicorn and nginx do. The three of the body are said otherwise.
-_LEFT_OUT = frozenset({b"content-type", b"content-length", b"transfer-encoding"})
+# is left out, as gunicorn and nginx do. The three of the body are said otherwise; HTTP_PROXY is a variable that HTTP clients go by.
+_LEFT_OUT = frozenset({b"content-type", b"content-length", b"transfer-encoding", b"proxy"})
 
 
 class ErrorStream:
-    """``wsgi.errors``: each write is a line of the log."""
+    """``wsgi.errors``: each line is one of the log."""
 
     def write(self, text: str) -> int:
-        """Log a text."""
+        """Log a text, line by line; frameworks write tracebacks here."""
         if not isinstance(text, str):
             raise TypeError(f"wsgi.errors: {type(text).__name__}: str is accepted")
-        if text.strip():
-            _log.error("wsgi.errors: {text}", text=text.rstrip(), limit="wsgi.errors")
+        for line in text.splitlines():
+            if line.strip():
+                _log.error("wsgi.errors: {line}", line=line)
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:

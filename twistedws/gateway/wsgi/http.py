@@ -5,7 +5,7 @@ application that never calls ``start_response`` is waited for without end.
 
 Laws of this module:
 
-- The application is called once the whole request is here, so that a slow client never has a thread.
+- The application is called once the whole request is here, so that a slow upload has no thread.
 - What it sends waits while the peer is slow; a peer that has gone ends its iteration, and ``close`` is called in any case.
 - A response that is not what its head says is cut, never made to look complete.
 """
@@ -128,15 +128,11 @@ class HttpRequest(StreamedRequest):
         """The application has raised, or answers what cannot be sent."""
         head = self.exchange.head
         if self._response.is_ended and failure.check(Disconnected):
-            _log.debug(
-                "application ended by a write to a peer that has gone method={method} path={path}", method=head.method, path=head.path
-            )
+            _log.debug("application ended by a write to a peer that has gone {what}", what=self._what)
         else:
             _log.failure(
                 "application raised method={method} path={path}", failure, method=head.method, path=head.target, limit="application raised",
             )  # fmt: skip
-        if not self._response.is_complete:  # only ``close`` has raised, behind it
-            self.exchange.fail_application()
 
     def _done(self) -> None:
         """The application has done with the request."""
@@ -157,6 +153,8 @@ class HttpRequest(StreamedRequest):
             failure = Failure()
             failure.cleanFailure()
             self._hosted.turns.call(lambda: self.failed(failure))
+            if not response.is_complete:  # else only ``close`` has raised, behind it
+                response.put_nowait(None, 0)
         self._hosted.turns.call(self._done)
 
 
@@ -166,7 +164,7 @@ class Response(Outbox):
     __slots__ = ("_has_left", "_head", "_request", "is_complete")
 
     def __init__(self, request: HttpRequest, hosted: Hosted) -> None:
-        super().__init__(hosted.turns)
+        super().__init__(hosted.turns, hosted.most_unsent)
         self._request = request
         self._head: tuple[int, list[Header], bytes] | None = None
         self._has_left = False  # the head has
@@ -235,18 +233,26 @@ class Response(Outbox):
         """Whether the peer takes less than it is sent."""
         return self._request.exchange.is_full
 
-    def take(self, item: tuple[tuple[int, list[Header], bytes] | None, bytes, bool]) -> None:
-        """Send what was put."""
-        head, data, is_last = item
+    @property
+    def waits_now(self) -> bool:
+        """Whether threads wait: no sooner than much waits here, so that a slow client seldom keeps a thread."""
+        return False
+
+    def take(self, item: tuple[tuple[int, list[Header], bytes] | None, bytes, bool] | None) -> None:
+        """Send what was put; None if there will be no more, and it is incomplete."""
         request = self._request
+        if item is None:
+            request.exchange.fail_application()
+            return
+        head, data, is_last = item
         try:
             if head is not None:
                 request.put_head(head[0], head[1], _BY, head[2])
             request.put_body(data, _BY, is_last=is_last)
         except ValueError:
             self.end()
-            self.is_complete = False
             request.failed(Failure())
+            request.exchange.fail_application()
             return
         if is_last:
             self.end()

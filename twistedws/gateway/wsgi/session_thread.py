@@ -48,6 +48,7 @@ class Hosted:
         http_threads: Those of its plain requests.
         root_path: The path below which a proxy serves it, and which the proxy strips.
         inbox_size: Bytes of messages that may wait for it in a session.
+        most_unsent: Bytes of a response that may wait for the peer before the application does.
         late_after: Seconds after which a thread whose connection is gone is reported; 0 for never.
         clock: For that.
         metrics: Where refusals and late threads are counted.
@@ -62,6 +63,7 @@ class Hosted:
     http_threads: Threads
     root_path: str
     inbox_size: int
+    most_unsent: int
     late_after: float
     clock: IReactorTime
     metrics: Metrics
@@ -92,14 +94,11 @@ def admission(hosted: Hosted) -> tuple[Callable[[Session], None], Callable[[Sess
     app_protocol = getattr(hosted.app, "app_protocol", None)  # geventwebsocket.Resource has it
 
     def admit(session: Session) -> None:
+        hosted.http_threads.prepare()  # as long as the system gives one: sessions may take all others
         if not hosted.threads.prepare():
             hosted.metrics.no_thread += 1
-            _log.warn(
-                "no thread is free: {busy} of {most} are in use (--threads)",
-                busy=hosted.threads.busy,
-                most=hosted.threads.most,
-                limit="no thread",
-            )
+            if hosted.threads.busy >= hosted.threads.most:
+                _log.warn("all {most} threads are in use (--threads)", most=hosted.threads.most, limit="no thread")
             raise Refused(503, [("Retry-After", RETRY_AFTER)], "no thread is free", why="no thread is free")
         if app_protocol is not None:
             protocol = app_protocol(session.request.path)
@@ -161,7 +160,7 @@ class SessionThread(Outbox):
         self.flush()
 
     def draining(self, session: Session, proceed: Callable[[], None]) -> None:  # noqa: ARG002
-        """Proceed once the thread asks for a message that is not there: all that came is answered. Not for one that never asks."""
+        """Proceed once the thread asks for a message that is not there: all is answered. At once where nothing came, and it never asks."""
         self._proceed = proceed
         self._proceed_if_answered()
 
@@ -196,6 +195,11 @@ class SessionThread(Outbox):
         return self._session.congested
 
     @property
+    def waits_now(self) -> bool:
+        """Whether threads wait: for as long as the peer takes less."""
+        return self._session.congested
+
+    @property
     def has_messages(self) -> bool:
         """Whether messages wait to be received."""
         return self._inbox_taken != self._inbox_put
@@ -213,7 +217,8 @@ class SessionThread(Outbox):
     def _proceed_if_answered(self) -> None:
         proceed = self._proceed
         is_answered = self._is_waiting and self._inbox_taken == self._inbox_put
-        if proceed is not None and (is_answered or not self.has_received) and self.is_empty:
+        never_asks = not (self.has_received or self.has_messages)
+        if proceed is not None and (is_answered or never_asks) and self.is_empty:
             self._proceed = None
             proceed()
 
@@ -254,6 +259,8 @@ class SessionThread(Outbox):
 
     def receive(self) -> str | bytes | None:
         """Wait for a message; None if there will be no more."""
+        if self._turns.is_here:
+            raise RuntimeError("receive: it would wait in the reactor's thread, for that itself; call it in another")
         self.has_received = True
         inbox = self._inbox
         while not inbox:
@@ -297,7 +304,7 @@ class SessionThread(Outbox):
 
         def start_response(code: str, headers: object, exc_info: object = None) -> Callable[[bytes], None]:  # noqa: ARG001 - PEP 3333
             nonlocal status
-            status = int(code[:3]) if code[:3].isdigit() else 0
+            status = int(code[:3]) if code[:3].isascii() and code[:3].isdigit() else 0
             return lambda _: None
 
         clients = hosted.server.clients

@@ -27,6 +27,7 @@ _log = Logger()
 MOST_UNSENT = 65536  # bytes that may wait in an outbox before threads wait
 SHARE = 65536  # bytes that leave one outbox before the loop has its turn again
 PATIENCE = 0.001  # seconds in which threads wake each other before all are woken
+_STACK_UNIT = 65536  # bytes: a multiple of every platform's pages
 IDLE_SECONDS = 10.0  # that a thread with nothing to do is kept
 _OURS = "twistedws.gateway."  # whose frames are no news to whoever looks for what an application waits for
 
@@ -34,16 +35,27 @@ _OURS = "twistedws.gateway."  # whose frames are no news to whoever looks for wh
 class FromThreads:
     """What threads want done in the reactor's thread: many calls, one wake-up.
 
+    To be made in the reactor's thread.
+
     Args:
         call_from_thread: Has a function called there, as ``reactor.callFromThread``.
     """
 
-    __slots__ = ("_calls", "_is_due", "_wake")
+    __slots__ = ("_calls", "_is_due", "_reactors", "_wake")
 
     def __init__(self, call_from_thread: Callable[[Callable[[], None]], object]) -> None:
         self._calls: deque[Callable[[], None]] = deque()
         self._is_due = False
+        self._reactors = threading.get_ident()
         self._wake = call_from_thread
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this is the reactor's thread, which may wait for nobody.
+
+        Code of the application runs here too: handlers of signals, and what the garbage collector calls, wherever it happens to start.
+        """
+        return threading.get_ident() == self._reactors
 
     def call(self, function: Callable[[], None]) -> None:
         """Have a function called, in a coming turn of the loop."""
@@ -162,11 +174,14 @@ class Threads:
     Args:
         most: How many there may be.
         stack_size: Bytes of stack for each.
+        least: How many are kept when idle.
+        most_waiting: How many jobs may wait for a thread.
     """
 
-    def __init__(self, most: int, stack_size: int) -> None:
+    def __init__(self, most: int, stack_size: int, *, least: int = 0, most_waiting: int = 0) -> None:
         self.most = most
-        self._stack_size = stack_size
+        self._least, self._most_waiting = least, most_waiting
+        self._stack_size = -(-stack_size // _STACK_UNIT) * _STACK_UNIT
         self._lock = threading.Lock()
         self._idle: list[SimpleQueue[Job]] = []  # of each idle thread: where it waits for its next job
         self._waiting: deque[Job] = deque()
@@ -177,11 +192,6 @@ class Threads:
     def busy(self) -> int:
         """How many threads run something."""
         return self._busy
-
-    @property
-    def waiting(self) -> int:
-        """How many jobs wait for a thread."""
-        return len(self._waiting)
 
     def prepare(self) -> bool:
         """Have a thread ready for the job that is about to be started; say whether there is one."""
@@ -203,6 +213,28 @@ class Threads:
                 return False
             self._busy += 1
             place = self._idle.pop() if self._idle else None
+        return self._run_in(place, job)
+
+    def queue(self, job: Job) -> bool:
+        """Run a job now or as soon as a thread is free; False if none can be had, or too many wait already."""
+        with self._lock:  # for all of it: a thread that becomes free meanwhile would not see the job
+            if self._busy >= self.most:
+                return self._wait(job)
+            self._busy += 1
+            place = self._idle.pop() if self._idle else None
+        if self._run_in(place, job):
+            return True
+        with self._lock:
+            return self._busy > 0 and self._wait(job)
+
+    def _wait(self, job: Job) -> bool:
+        if len(self._waiting) >= self._most_waiting:
+            return False
+        self._waiting.append(job)
+        return True
+
+    def _run_in(self, place: SimpleQueue[Job] | None, job: Job) -> bool:
+        """Run a job, which is counted, in an idle thread, or else in a new one; say whether there is one."""
         if place is None:
             place = self._new_thread()
         if place is None:
@@ -211,16 +243,6 @@ class Threads:
             return False
         place.put(job)
         return True
-
-    def queue(self, job: Job) -> bool:
-        """Run a job now or as soon as a thread is free; False if none can be had and none is busy."""
-        if self.start(job):
-            return True
-        with self._lock:
-            if self._busy:
-                self._waiting.append(job)
-                return True
-        return self.start(job)  # the last has become free meanwhile
 
     def cancel(self, job: Job) -> bool:
         """Take a job back; say whether it still waited for a thread."""
@@ -252,10 +274,12 @@ class Threads:
                 job: Job | None = place.get(timeout=IDLE_SECONDS)
             except Empty:
                 with self._lock:
-                    is_over = place in self._idle
-                    if is_over:
+                    is_idle = place in self._idle
+                    if is_idle and self._busy + len(self._idle) <= self._least:
+                        continue
+                    if is_idle:
                         self._idle.remove(place)
-                if is_over:
+                if is_idle:
                     hub = gevent_hub()
                     if hub is not None:  # two descriptors, which gevent never frees by itself
                         hub.destroy(destroy_loop=True)
@@ -281,14 +305,16 @@ class Outbox:
 
     Args:
         turns: The way to the reactor's thread.
+        most: Bytes that may wait here before threads wait.
     """
 
-    __slots__ = ("_condition", "_is_due", "_items", "_lock", "_put", "_taken", "_turns", "_waiting", "is_ended")
+    __slots__ = ("_condition", "_is_due", "_items", "_lock", "_most", "_put", "_taken", "_turns", "_waiting", "is_ended")
 
-    def __init__(self, turns: FromThreads) -> None:
-        self._turns = turns
+    def __init__(self, turns: FromThreads, most: int = MOST_UNSENT) -> None:
+        self._turns, self._most = turns, most
         self._items: deque[tuple[int, Any]] = deque()
-        self._lock = threading.Lock()
+        # The collector may run what the application has for it while a thread is in here, and that may send too.
+        self._lock = threading.RLock()
         self._condition: threading.Condition | None = None
         self._waiting = 0  # threads
         self._put = self._taken = 0  # bytes, so far: by threads under the lock, and by the reactor's thread
@@ -299,7 +325,7 @@ class Outbox:
 
     def put(self, item: Any, octets: int) -> bool:
         """Send something; wait first while more waits than may. False if nobody takes it any more."""
-        if self._put - self._taken > MOST_UNSENT or self.is_congested:
+        if self._put - self._taken > self._most or self.waits_now:
             self._wait()
         return self.put_nowait(item, octets)
 
@@ -316,11 +342,13 @@ class Outbox:
         return True
 
     def _wait(self) -> None:
+        if self._turns.is_here:
+            return
         with self._lock:
             if self._condition is None:
                 self._condition = threading.Condition(self._lock)
             self._waiting += 1  # before the look at what it waits for, which ``_wake`` changes before it looks here
-            while (self._put - self._taken > MOST_UNSENT or self.is_congested) and not self.is_ended:
+            while (self._put - self._taken > self._most or self.waits_now) and not self.is_ended:
                 self._condition.wait()
             self._waiting -= 1
 
@@ -359,6 +387,11 @@ class Outbox:
     @property
     def is_congested(self) -> bool:
         """Whether the peer takes less than it is sent."""
+        raise NotImplementedError
+
+    @property
+    def waits_now(self) -> bool:
+        """Whether threads wait though no more waits here than may."""
         raise NotImplementedError
 
     @property
