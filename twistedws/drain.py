@@ -54,6 +54,7 @@ class Drain:
         self._deadline: IDelayedCall | None = None
         self._started_at = 0.0
         self._hurried = self._finished = False
+        self._allowed: set[IDelayedCall] = set()  # the closes that applications may still put off
 
     @property
     def active(self) -> bool:
@@ -92,6 +93,9 @@ class Drain:
             if self._deadline is not None:
                 self._deadline.cancel()
             self._deadline = self._clock.callLater(patience, self._abort_all)
+        for each in self._allowed:
+            if each.active():
+                each.reset(min(each.getTime() - self._clock.seconds(), self._patience))
 
     def _spread(self, sessions: list[Session], seconds: float) -> list[tuple[float, Session]]:
         """Give each session its second: evenly over the time, with jitter inside its share, the last one first in the list."""
@@ -114,9 +118,20 @@ class Drain:
         if not self._registry.connections and not self._busy():
             self._finish()
 
+    @property
+    def _patience(self) -> float:
+        """Seconds in which an application may answer first: as long as a peer may take to close; once hurried, half of what is left."""
+        return self._settings.close_timeout / (2 if self._hurried else 1)
+
     def _allow(self, close: Callable[[], None]) -> None:
-        """Let an application answer first, but not longer than a peer may take to close."""
-        self._clock.callLater(self._settings.close_timeout, close)
+        """Let an application answer first, but not for ever."""
+
+        def due() -> None:
+            self._allowed.discard(call)
+            close()
+
+        call = self._clock.callLater(self._patience, due)
+        self._allowed.add(call)
 
     def _abort_all(self) -> None:
         if self._deadline is not None and self._deadline.active():

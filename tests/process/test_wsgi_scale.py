@@ -80,7 +80,7 @@ def test_as_many_as_there_are_threads() -> None:
             status, head = await asyncio.to_thread(_status, server.port)
             assert status == 503
             assert b"\r\nretry-after: 5\r\n" in head.lower()
-            server.wait_for_line(rf"no thread is free: {THREADS} of {THREADS} are in use \(--threads\)")
+            server.wait_for_line(rf"all {THREADS} threads are in use \(--threads\)")
             assert await asyncio.to_thread(_get, server) == b"a page"
 
             await _end(peers.pop())
@@ -91,5 +91,6 @@ def test_as_many_as_there_are_threads() -> None:
 
         asyncio.run(scenario())
         wait_until(lambda: server.descriptors() == descriptors, 20, "the descriptors' return")
-        wait_until(lambda: _threads(server) == threads, 40, "the end of the idle threads")
+        # one for plain requests stays, whatever sessions take
+        wait_until(lambda: _threads(server) == threads + 1, 40, "the end of the idle threads")
         assert server.lines("Traceback|a fault of this server") == []

@@ -264,6 +264,19 @@ def test_hurrying(graceful: float) -> None:
     assert stage.clock.getDelayedCalls() == []
 
 
+@pytest.mark.parametrize("asked", [1.0, 4.0])
+def test_hurrying_applications_that_answer_first(asked: float) -> None:
+    """Asked again, applications that have not answered yet get half of what is left, so that their peers are told all the same."""
+    stage = Stage(graceful=60.0, seconds=0.0, close=5.0)
+    peer = Peer(stage, 0.0, FlowRecorder())
+    stage.start()
+    stage.run(asked)
+    stage.drain.hurry()
+    stage.run(6.0)
+    assert peer.closed_at == pytest.approx(min(asked + 2.5, 5.0), abs=2 * STEP)
+    assert peer.named("close", "abort") == [("close", 1012, "service restart")]
+
+
 def test_hurrying_puts_no_deadline_off() -> None:
     """A deadline that is nearer than the close timeout stays."""
     stage = Stage(graceful=3.0, seconds=1.0, close=5.0)
