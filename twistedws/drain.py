@@ -94,8 +94,7 @@ class Drain:
                 self._deadline.cancel()
             self._deadline = self._clock.callLater(patience, self._abort_all)
         for each in self._allowed:
-            if each.active():
-                each.reset(min(each.getTime() - self._clock.seconds(), self._patience))
+            each.reset(min(each.getTime() - self._clock.seconds(), self._patience))
 
     def _spread(self, sessions: list[Session], seconds: float) -> list[tuple[float, Session]]:
         """Give each session its second: evenly over the time, with jitter inside its share, the last one first in the list."""
@@ -120,8 +119,9 @@ class Drain:
 
     @property
     def _patience(self) -> float:
-        """Seconds in which an application may answer first: as long as a peer may take to close; once hurried, half of what is left."""
-        return self._settings.close_timeout / (2 if self._hurried else 1)
+        """Seconds in which an application may answer first: as long as a peer may take to close, but half of what is left at most."""
+        most = self._settings.close_timeout
+        return most if self._deadline is None else min(most, (self._deadline.getTime() - self._clock.seconds()) / 2)
 
     def _allow(self, close: Callable[[], None]) -> None:
         """Let an application answer first, but not for ever."""

@@ -241,6 +241,16 @@ def test_an_application_that_answers_first(answers: bool) -> None:
     assert len(stage.done_at) == 1
 
 
+def test_an_application_that_answers_first_near_the_deadline() -> None:
+    """One that does not say so has half of what is left before the deadline: its peer is told, not cut."""
+    stage = Stage(graceful=2.0, seconds=0.0, close=5.0)
+    peer = Peer(stage, 0.0, FlowRecorder())
+    stage.start()
+    stage.run(3.0)
+    assert peer.closed_at == pytest.approx(1.0, abs=2 * STEP)
+    assert peer.named("close", "abort") == [("close", 1012, "service restart")]
+
+
 # --- Hurry ---------------------------------------------------------------------------------------------------
 
 
