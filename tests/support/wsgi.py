@@ -62,6 +62,35 @@ def until(condition: Callable[[], object]) -> None:
     Reactor().until(condition)
 
 
+class Wakes:
+    """A way to the reactor's thread that notes when it is taken."""
+
+    def __init__(self) -> None:
+        self.due: list[Callable[[], None]] = []
+
+    def __call__(self, function: Callable[[], None]) -> None:
+        self.due.append(function)
+
+    def turn(self) -> None:
+        """One turn of the loop."""
+        due, self.due = self.due, []
+        for each in due:
+            each()
+
+
+def joined(thread: threading.Thread) -> None:
+    """Wait for the end of a thread."""
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+def started(function: Callable[[], object]) -> threading.Thread:
+    """A thread that runs something."""
+    thread = threading.Thread(target=function, daemon=True)
+    thread.start()
+    return thread
+
+
 class Call:
     """One call of an application: what it was given, and its thread, which does what it is told.
 

@@ -23,7 +23,7 @@ from twistedws.session import Phase, Session
 _log = Logger()
 
 MESSAGE_OVERHEAD = 64  # bytes that an empty message costs in a queue, so that a flood of them is bounded too
-_OURS = "twistedws.gateway."  # whose frames are no news to whoever looks for what an application waits for
+OURS = "twistedws.gateway."  # whose frames are no news to whoever looks for what an application waits for
 SHARE = 65536  # bytes that an application's tasks send, all together, before the loop has its turn again
 
 
@@ -246,7 +246,7 @@ def where_waiting(task: asyncio.Task[None]) -> str:
     places, awaited = [], cast("Any", task.get_coro())
     while awaited is not None:
         frame = getattr(awaited, "cr_frame", None) or getattr(awaited, "ag_frame", None) or getattr(awaited, "gi_frame", None)
-        if frame is not None and not str(frame.f_globals.get("__name__")).startswith(_OURS):
+        if frame is not None and not str(frame.f_globals.get("__name__")).startswith(OURS):
             places.append(f"{frame.f_code.co_name} ({frame.f_code.co_filename}:{frame.f_lineno})")
         awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "ag_await", None) or getattr(awaited, "gi_yieldfrom", None)
     return " > ".join(places) or repr(task)

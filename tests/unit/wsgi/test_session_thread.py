@@ -15,9 +15,9 @@ from tests.support.wsgi import Call, Live, Stage, until
 from twistedws.errors import By, Cause, Close, Refused
 from twistedws.exchange import Endpoints
 from twistedws.gateway import wsgi as module
-from twistedws.gateway.pump import MESSAGE_OVERHEAD
+from twistedws.gateway.pump import MESSAGE_OVERHEAD, SHARE
 from twistedws.gateway.wsgi.clients import Client, Clients
-from twistedws.gateway.wsgi.threads import MOST_UNSENT, SHARE
+from twistedws.gateway.wsgi.threads import MOST_UNSENT
 from twistedws.gateway.wsgi.websocket import WebSocketError
 from twistedws.session import Phase
 

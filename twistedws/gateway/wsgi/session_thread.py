@@ -195,11 +195,6 @@ class SessionThread(Outbox):
         return self._session.congested
 
     @property
-    def waits_now(self) -> bool:
-        """Whether threads wait: for as long as the peer takes less."""
-        return self._session.congested
-
-    @property
     def has_messages(self) -> bool:
         """Whether messages wait to be received."""
         return self._inbox_taken != self._inbox_put

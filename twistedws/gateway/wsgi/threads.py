@@ -22,14 +22,14 @@ from typing import Any
 
 from twisted.logger import Logger
 
+from twistedws.gateway.pump import OURS, SHARE
+
 _log = Logger()
 
 MOST_UNSENT = 65536  # bytes that may wait in an outbox before threads wait
-SHARE = 65536  # bytes that leave one outbox before the loop has its turn again
 PATIENCE = 0.001  # seconds in which threads wake each other before all are woken
 _STACK_UNIT = 65536  # bytes: a multiple of every platform's pages
 IDLE_SECONDS = 10.0  # that a thread with nothing to do is kept
-_OURS = "twistedws.gateway."  # whose frames are no news to whoever looks for what an application waits for
 
 
 class FromThreads:
@@ -41,12 +41,12 @@ class FromThreads:
         call_from_thread: Has a function called there, as ``reactor.callFromThread``.
     """
 
-    __slots__ = ("_calls", "_is_due", "_reactors", "_wake")
+    __slots__ = ("_calls", "_is_due", "_thread", "_wake")
 
     def __init__(self, call_from_thread: Callable[[Callable[[], None]], object]) -> None:
         self._calls: deque[Callable[[], None]] = deque()
         self._is_due = False
-        self._reactors = threading.get_ident()
+        self._thread = threading.get_ident()
         self._wake = call_from_thread
 
     @property
@@ -55,7 +55,7 @@ class FromThreads:
 
         Code of the application runs here too: handlers of signals, and what the garbage collector calls, wherever it happens to start.
         """
-        return threading.get_ident() == self._reactors
+        return threading.get_ident() == self._thread
 
     def call(self, function: Callable[[], None]) -> None:
         """Have a function called, in a coming turn of the loop."""
@@ -224,8 +224,13 @@ class Threads:
             place = self._idle.pop() if self._idle else None
         if self._run_in(place, job):
             return True
-        with self._lock:
-            return self._busy > 0 and self._wait(job)
+        with self._lock:  # no other can be had
+            if not self._idle:
+                return self._busy > 0 and self._wait(job)
+            self._busy += 1
+            place = self._idle.pop()
+        place.put(job)
+        return True
 
     def _wait(self, job: Job) -> bool:
         if len(self._waiting) >= self._most_waiting:
@@ -392,7 +397,7 @@ class Outbox:
     @property
     def waits_now(self) -> bool:
         """Whether threads wait though no more waits here than may."""
-        raise NotImplementedError
+        return self.is_congested
 
     @property
     def is_empty(self) -> bool:
@@ -424,7 +429,7 @@ def stack_text(frame: FrameType | None) -> str:
     places: list[str] = []
     while frame is not None:
         code, module = frame.f_code, str(frame.f_globals.get("__name__"))
-        if not module.startswith(_OURS) and module != "threading":
+        if not module.startswith(OURS) and module != "threading":
             places.append(f"{code.co_name} ({code.co_filename}:{frame.f_lineno})")
         frame = frame.f_back
     return " > ".join(reversed(places)) or "an unknown place"
