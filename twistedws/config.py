@@ -34,7 +34,7 @@ PREFIX = "TWISTEDWS_"
 # Names the file, so it can be no setting: the caller has acted on it before it calls `resolve`.
 FILE_VARIABLE = "TWISTEDWS_CONFIG"
 
-Kind = Literal["integer", "size", "number", "duration", "switch", "text", "choice"]
+Kind = Literal["integer", "count", "size", "number", "duration", "switch", "text", "choice"]
 T = TypeVar("T")
 
 
@@ -53,12 +53,14 @@ _DECIMAL = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)([A-Za-z]*)")
 # milliseconds: 24.8 days.
 _BOUNDS: dict[str, tuple[float, float]] = {
     "integer": (1, 10**7),
+    "count": (1, 256),
     "size": (1, 64 * 2**30),
     "number": (0.001, 10**6),
     "duration": (0.001, 7 * 24 * 3600),
 }
 _NOUNS = {
     "integer": ("an integer", ""),
+    "count": ("auto, or an integer", ""),
     "size": ("a number of bytes", " (also as 64KiB, 1MiB, 1GiB)"),
     "number": ("a number", ""),
     "duration": ("a number of seconds", " (also as 500ms, 20s, 2m, 1h)"),
@@ -124,6 +126,11 @@ def _integer(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
+def _count(value: object) -> int | str | None:
+    """An integer, or ``auto``."""
+    return "auto" if value == "auto" else _integer(value)
+
+
 def _size(value: object) -> int | None:
     """Bytes: an integer, or a text of one with or without a unit."""
     found = _INTEGER.fullmatch(value) if isinstance(value, str) else None
@@ -143,6 +150,7 @@ def _string(value: object) -> str | None:
 
 _READERS: dict[Kind, Callable[[object], Any]] = {
     "integer": _integer,
+    "count": _count,
     "size": _size,
     "number": _number,
     "duration": _duration,
@@ -354,7 +362,55 @@ class Shutdown:
         unit="s",
         zero="no deadline",
     )
+    ready_delay: float = setting(
+        0.0,
+        "Time from the readiness check's failing to the end of listening, in which a load balancer finds out",
+        unit="s",
+        zero="none",
+    )
     drain_seconds: float = setting(5.0, "Time over which the closes of a shutdown are spread", unit="s", zero="all at once")
+    drain_rate: float = setting(
+        0.0, "Sessions closed in a shutdown, by all workers together, instead of --drain-seconds", unit="1/s", zero="by --drain-seconds"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workers:
+    """How many processes serve, and what becomes of one that does not answer."""
+
+    workers: int | Literal["auto"] = setting(
+        0,
+        "Worker processes below a supervisor; auto for as many as there are cores to be used",
+        zero="one process and no supervisor",
+    )
+    worker_start_timeout: float = setting(60.0, "Time in which a new worker must be ready, or it is killed", unit="s", zero="no deadline")
+    stuck_after: float = setting(
+        5.0,
+        "Time without a sign of life from a worker's event loop after which its stacks are logged, and it gets no more connections",
+        unit="s",
+        minimum=0.5,
+        because="a worker gives a sign of life every quarter of a second",
+    )
+    worker_timeout: float = setting(
+        30.0,
+        "Time without a sign of life from a worker's event loop after which it is killed and replaced",
+        unit="s",
+        minimum=1.0,
+        zero="never",
+        because="a worker gives a sign of life every quarter of a second",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admin:
+    """What operators, and a load balancer's checks, can ask."""
+
+    admin: tuple[str, ...] = setting(
+        (),
+        "Endpoint for operators, which answers GET /live and GET /ready; none by default",
+        check=_endpoint,
+        accepted="a Twisted endpoint, such as tcp:9000:interface=127.0.0.1 or unix:/run/twistedws/admin.sock:mode=600",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -430,6 +486,8 @@ class Configuration:
     output: Output = field(default_factory=Output)
     keepalive: Keepalive = field(default_factory=Keepalive)
     shutdown: Shutdown = field(default_factory=Shutdown)
+    workers: Workers = field(default_factory=Workers)
+    admin: Admin = field(default_factory=Admin)
     logging: Logging = field(default_factory=Logging)
     hosting: Hosting = field(default_factory=Hosting)
     threads: Threads = field(default_factory=Threads)
@@ -532,7 +590,7 @@ class Setting:
             return bool(self.check(value))
         if self.kind == "choice":
             return value in self.choices
-        if self.kind == "switch":
+        if self.kind == "switch" or value == "auto":
             return True
         # nan is in no interval, so it needs no case of its own
         return bool(self.minimum <= value <= self.maximum or (self.zero and value == 0))
@@ -544,6 +602,8 @@ def _kind(annotation: object, unit: str) -> Kind:
         return "choice"
     if annotation is bool:
         return "switch"
+    if annotation == int | Literal["auto"]:
+        return "count"
     if annotation is int:
         return "size" if unit == "bytes" else "integer"
     if annotation is float:
@@ -739,13 +799,22 @@ def _unknown(name: str, word: str, known: Iterable[str], what: str) -> Configura
 def _reconcile(given: dict[str, _Given]) -> None:
     """Refuse values that the user gave and that do not go together, naming both; cut a default to what leaves it sense."""
     drain, graceful = given["drain_seconds"], given["graceful_timeout"]
-    if not 0 < graceful.value < drain.value:
-        return
-    if drain.source != "default":
-        accepted = f"at most the {_plain(graceful.value)} s of {graceful.name}"
-        raise ConfigurationError(drain.name, _plain(drain.value), accepted)
-    # The effective value, so that what `Resolved.show` prints is accepted as a file again.
-    given["drain_seconds"] = dataclasses.replace(drain, value=graceful.value)
+    if 0 < graceful.value < drain.value:
+        if drain.source != "default":
+            accepted = f"at most the {_plain(graceful.value)} s of {graceful.name}"
+            raise ConfigurationError(drain.name, _plain(drain.value), accepted)
+        # The effective value, so that what `Resolved.show` prints is accepted as a file again.
+        given["drain_seconds"] = dataclasses.replace(drain, value=graceful.value)
+    stuck, killed = given["stuck_after"], given["worker_timeout"]
+    if 0 < killed.value < stuck.value:
+        if stuck.source != "default":
+            raise ConfigurationError(stuck.name, _plain(stuck.value), f"at most the {_plain(killed.value)} s of {killed.name}")
+        given["stuck_after"] = dataclasses.replace(stuck, value=killed.value)
+    if given["reload"].value and given["workers"].value:
+        workers = given["workers"]
+        raise ConfigurationError(
+            workers.name, workers.value, f"0 is accepted together with {given['reload'].name}, which is for development"
+        )
 
 
 def _showable(value: object) -> object:

@@ -510,12 +510,40 @@ class TestTogether:
         assert from_file(resolved.show()).configuration == resolved.configuration
 
 
+@pytest.mark.parametrize(
+    ("given_values", "says"),
+    [
+        ({"stuck-after": "10", "worker-timeout": "5"}, "--stuck-after: 10: at most the 5 s of --worker-timeout"),
+        ({"workers": "2", "reload": True}, "--workers: 2: 0 is accepted together with --reload, which is for development"),
+        ({"workers": "many"}, "--workers: many: 0, or auto, or an integer from 1 to 256"),
+        ({"workers": "257"}, "--workers: 257: 0, or auto, or an integer from 1 to 256"),
+    ],
+)
+def test_workers_refused(given_values: dict[str, object], says: str) -> None:
+    """What cannot be done with workers is refused, and both settings are named."""
+    with pytest.raises(ConfigurationError) as caught:
+        resolve(command_line=given_values, environment={})
+    assert str(caught.value) == says
+
+
+@pytest.mark.parametrize(("text", "expected"), [("0", 0), ("4", 4), ("auto", "auto")])
+def test_workers_accepted(text: str, expected: object) -> None:
+    """Workers are a number, or as many as there are cores."""
+    assert from_command_line(workers=text).configuration.workers.workers == expected
+
+
+def test_stuck_after_is_cut() -> None:
+    """A worker that is killed before it would be taken for stuck by default is taken for stuck by then."""
+    assert from_command_line(worker_timeout="2").configuration.workers.stuck_after == 2.0
+    assert from_command_line(worker_timeout="0").configuration.workers.stuck_after == 5.0
+
+
 def _values(each: Setting) -> st.SearchStrategy[object]:
     """Values that a setting accepts, as a file has them."""
     entry: st.SearchStrategy[Any]
     if each.choices:
         entry = st.sampled_from(each.choices)
-    elif each.kind in ("integer", "size"):
+    elif each.kind in ("integer", "count", "size"):
         entry = st.integers(int(each.minimum), int(each.maximum))
     elif each in NUMBERS:
         entry = st.floats(each.minimum, each.maximum)
@@ -526,6 +554,9 @@ def _values(each: Setting) -> st.SearchStrategy[object]:
         begin = {"endpoint": "tcp:", "root_path": "/a", "trusted_proxies": "::"}.get(each.name, "")
         entry = st.text(min_size=1).map(lambda text: begin + text).filter(each.check)
     return st.lists(entry, max_size=3) if each.repeatable else entry
+
+
+RECONCILED = ("drain_seconds", "stuck_after", "reload")  # which may be refused beside others
 
 
 class TestShow:
@@ -548,7 +579,7 @@ class TestShow:
         assert from_file(resolved.show()).configuration.listening.port == 1
 
     @patient
-    @given(st.fixed_dictionaries({}, optional={each.key: _values(each) for each in SETTINGS if each.name != "drain_seconds"}))
+    @given(st.fixed_dictionaries({}, optional={each.key: _values(each) for each in SETTINGS if each.name not in RECONCILED}))
     def test_shown_values_are_accepted_again(self, given_values: dict[str, object]) -> None:
         """What is shown is a file that gives the same configuration again."""
         resolved = resolve(command_line=given_values, environment={})
