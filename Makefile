@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := twistedws twisted tests examples docs bench
 
-.PHONY: help setup run test test-reactors check coverage fmt format-check lint types floors reactor conformance conformance-full bench bench-asgi bench-wsgi docs frameworks wsgi clean
+.PHONY: help setup run test test-reactors check coverage fmt format-check lint types floors reactor conformance conformance-full bench bench-asgi bench-wsgi bench-workers docs frameworks wsgi clean
 
 help:
 	@echo "make run               set up and serve the echo application on http://127.0.0.1:8000/"
@@ -19,6 +19,7 @@ help:
 	@echo "make bench             CPU, memory and latency beside the peers', some 25 minutes; rewrites docs/performance.*"
 	@echo "make bench-asgi        the same for ASGI servers alone, some 8 minutes; rewrites docs/performance-asgi.*"
 	@echo "make bench-wsgi        the same for WSGI applications beside gevent-websocket, some 3 minutes; rewrites docs/performance-wsgi.*"
+	@echo "make bench-workers     worker processes beside a single one, some 4 minutes; rewrites docs/performance-workers.md"
 	@echo "make frameworks        the tests of ASGI frameworks, 2 minutes; rewrites docs/frameworks.md"
 	@echo "make wsgi              WSGI applications beside gunicorn with gevent-websocket, a minute; rewrites docs/wsgi-side-by-side.md"
 	@echo "make clean             remove what was set up and built"
@@ -91,6 +92,9 @@ bench-asgi: $(STAMP)
 bench-wsgi: $(STAMP)
 	$(BIN)/python bench/run.py --only echo,idle --servers 'ours-wsgi,ours-handler,gevent-websocket' --output bench/results/wsgi.json
 	.tools/bench/venv/bin/python bench/report.py bench/results/wsgi.json --name performance-wsgi
+
+bench-workers: $(STAMP)
+	$(BIN)/python -m bench.workers
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py

@@ -234,7 +234,12 @@ class Listening:
         "Connections that the kernel holds before we accept them (it may hold fewer: net.core.somaxconn)",
         maximum=65535,
     )
-    accept_rate: float = setting(0.0, "Connections accepted at most", unit="1/s", zero="no limit")
+    accept_rate: float = setting(
+        0.0,
+        "Connections accepted at most, by all workers together; those who would wait longer than 5 s are answered with 503",
+        unit="1/s",
+        zero="no limit",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,8 +290,8 @@ class Proxying:
 class Limits:
     """What peers may use of us."""
 
-    max_connections: int = setting(0, "Most connections at once", zero="no limit")
-    max_connections_per_address: int = setting(0, "Most connections at once from one address", zero="no limit")
+    max_connections: int = setting(0, "Most connections at once, of all workers together", zero="no limit")
+    max_connections_per_address: int = setting(0, "Most connections at once from one address, to one worker", zero="no limit")
     max_message_size: int = setting(2**20, "Largest message that is received", unit="bytes", zero="no limit")
     max_frames_per_message: int = setting(4096, "Most frames of one message that is received", zero="no limit")
     message_rate: float = setting(
@@ -358,7 +363,7 @@ class Shutdown:
     )
     graceful_timeout: float = setting(
         30.0,
-        "Time from SIGTERM or SIGINT after which the connections that are left are cut",
+        "Time from the end of listening after which the connections that are left are cut",
         unit="s",
         zero="no deadline",
     )

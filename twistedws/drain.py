@@ -26,6 +26,34 @@ REASON = "service restart"
 STEP = 0.05
 
 
+def spread_seconds(sessions: int, settings: config.Shutdown) -> float:
+    """Return over how many seconds the closes of so many sessions are spread: by the rate, if there is one, else as many as are set.
+
+    The deadline bounds it: what is closed last still has the close timeout to answer, or, of a short patience, half. ``drain_seconds``
+    take half of the patience at most, whatever the close timeout.
+    """
+    if settings.drain_rate:
+        return _bounded(sessions / settings.drain_rate, settings)
+    patience = settings.graceful_timeout
+    return min(settings.drain_seconds, patience / 2) if patience else settings.drain_seconds
+
+
+def warn_of_raised_rate(sessions: int, seconds: float, settings: config.Shutdown) -> None:
+    """Log a warning if so many sessions in so many seconds are more than the rate that was asked for."""
+    rate = settings.drain_rate
+    if rate and seconds < sessions / rate:
+        _log.warn(
+            "closing {used:.4g} sessions a second, and not the {asked:g} of drain-rate: {sessions} sessions must be closed "
+            "within the {patience:g} s of graceful-timeout",
+            used=sessions / seconds, asked=rate, sessions=sessions, patience=settings.graceful_timeout,
+        )  # fmt: skip
+
+
+def _bounded(seconds: float, settings: config.Shutdown) -> float:
+    patience = settings.graceful_timeout
+    return min(seconds, max(patience / 2, patience - settings.close_timeout)) if patience else seconds
+
+
 class Drain:
     """One drain of all that is in the registry.
 
@@ -61,16 +89,25 @@ class Drain:
         """Whether the drain has begun and not ended."""
         return self._registry.draining and not self._finished
 
-    def start(self) -> Deferred[None]:
+    def start(self, seconds: float | None = None) -> Deferred[None]:
         """Begin; sessions that would open from now on are refused.
+
+        Args:
+            seconds: Over which the closes are spread; None: as the settings say. Whoever drains several processes at a rate gives it.
 
         Returns:
             Fires when no connection is left, and the application has finished with all of them.
         """
         self._registry.draining = True
         self._started_at = self._clock.seconds()
-        patience, seconds = self._settings.graceful_timeout, self._settings.drain_seconds
-        self._schedule = self._spread(list(self._registry), min(seconds, patience / 2) if patience else seconds)
+        settings, sessions = self._settings, list(self._registry)
+        if seconds is None:
+            spread = spread_seconds(len(sessions), settings)
+            warn_of_raised_rate(len(sessions), spread, settings)
+        else:
+            spread = _bounded(seconds, settings)
+        self._schedule = self._spread(sessions, spread, is_crowd=len(sessions) > 1 or seconds is not None)
+        patience = settings.graceful_timeout
         if patience:
             self._deadline = self._clock.callLater(patience, self._abort_all)
         if self._schedule:
@@ -96,11 +133,11 @@ class Drain:
         for each in self._allowed:
             each.reset(min(each.getTime() - self._clock.seconds(), self._patience))
 
-    def _spread(self, sessions: list[Session], seconds: float) -> list[tuple[float, Session]]:
+    def _spread(self, sessions: list[Session], seconds: float, *, is_crowd: bool) -> list[tuple[float, Session]]:
         """Give each session its second: evenly over the time, with jitter inside its share, the last one first in the list."""
         share = seconds / len(sessions) if sessions else 0.0
         order = sorted(sessions, key=lambda _: self._uniform(0, 1))
-        jitter = share if len(sessions) > 1 else 0.0  # a single session has no crowd to keep apart from
+        jitter = share if is_crowd else 0.0  # a single session has no others to keep apart from
         return [(index * share + self._uniform(0, jitter), session) for index, session in enumerate(order)][::-1]
 
     def _close_due(self) -> None:

@@ -36,6 +36,11 @@ class TokenBucket:
         self._fill(now)
         return 0.0 if self._tokens >= 1.0 else (1.0 - self._tokens) / self._rate
 
+    def tokens(self, now: float) -> float:
+        """Return how many tokens there are; less than none is a debt."""
+        self._fill(now)
+        return self._tokens
+
     def _fill(self, now: float) -> None:
         elapsed = now - self._at
         if elapsed > 0:

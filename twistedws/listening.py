@@ -6,8 +6,11 @@ import os
 import resource
 import socket
 import stat
+import struct
+import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from twisted.application.service import Service
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -26,6 +29,7 @@ from twistedws.limits import TokenBucket
 _log = Logger()
 
 RESERVED_DESCRIPTORS = 100  # for logs, name look-ups, the application's files; the rest may be connections
+MOST_WAIT = 5  # seconds that a connection waits for the accept rate, about as long as clients have patience; who is behind that is refused
 
 _WITH_BACKLOG = ("tcp:", "tcp6:", "ssl:", "unix:")
 
@@ -51,16 +55,26 @@ def endpoints(settings: config.Listening, reactor: object) -> list[tuple[str, IS
     Raises:
         ConfigurationError: A string is no endpoint, or names what cannot be read (a certificate).
     """
+    return parsed("endpoint", descriptions(settings), reactor)
+
+
+def parsed(setting: str, described: Iterable[str], reactor: object) -> list[tuple[str, IStreamServerEndpoint]]:
+    """Make the endpoints that a setting describes; see ``endpoints``."""
     made = []
-    for description in descriptions(settings):
+    for description in described:
         try:
             made.append((description, serverFromString(reactor, description)))
-        except Exception as error:  # whatever an endpoint's parser, or OpenSSL below it, raises
-            text = "no such descriptor was inherited (LISTEN_FDS)" if isinstance(error, IndexError) else str(error) or type(error).__name__
-            raise ConfigurationError(
-                "endpoint", description, f"{' '.join(text.split())}; a server endpoint string of Twisted is accepted, as tcp:8000"
-            ) from error
+        except Exception as error:
+            raise endpoint_error(description, error, setting) from error
     return made
+
+
+def endpoint_error(description: str, error: Exception, setting: str = "endpoint") -> ConfigurationError:
+    """Say what is wrong with an endpoint's string, after whatever its parser, or OpenSSL below it, has raised."""
+    text = "no such descriptor was inherited (LISTEN_FDS)" if isinstance(error, LookupError) else str(error) or type(error).__name__
+    return ConfigurationError(
+        setting, description, f"{' '.join(text.split())}; a server endpoint string of Twisted is accepted, as tcp:8000"
+    )
 
 
 class ListeningService(Service):
@@ -70,15 +84,25 @@ class ListeningService(Service):
         settings: Where, and how fast.
         reactor: For timers.
         places: What ``endpoints`` returned.
+        doing: What is done there, for the log.
     """
 
-    def __init__(self, settings: config.Listening, reactor: IReactorTime, places: list[tuple[str, IStreamServerEndpoint]]) -> None:
+    def __init__(
+        self,
+        settings: config.Listening,
+        reactor: IReactorTime,
+        places: list[tuple[str, IStreamServerEndpoint]],
+        doing: str = "listening",
+    ) -> None:
         self.factory: Factory | None = None  # set before start; it calls ``accepted``
-        self._reactor, self._places = reactor, places
+        self._reactor, self._places, self._doing = reactor, places, doing
         self._ports: list[IListeningPort] = []
         rate = settings.accept_rate
         self._bucket = TokenBucket(rate, max(1.0, rate / 10), reactor.seconds()) if rate else None
+        self._most_waiting = rate * MOST_WAIT
         self._waiting: IDelayedCall | None = None
+        self._shedding = False  # whether more wait than there may
+        self._rests = False
 
     @property
     def ports(self) -> tuple[IListeningPort, ...]:
@@ -96,13 +120,13 @@ class ListeningService(Service):
             raise RuntimeError("a factory is set before the start")
         failures: list[tuple[str, Failure]] = []
         for description, endpoint in self._places:
-            _remove_stale_socket(description)
+            remove_stale_socket(description)
             listening = maybeDeferred(endpoint.listen, self.factory)
             listening.addCallbacks(self._listens, lambda failure, where=description: failures.append((where, failure)))
         if failures:
             self.stopService()
             where, failure = failures[0]
-            raise ListenError(f"{where}: {_plain(failure)}")
+            raise ListenError(f"{where}: {listen_error(failure)}")
 
     def stopService(self) -> Deferred[None]:
         """Listen no more; connections stay."""
@@ -114,10 +138,18 @@ class ListeningService(Service):
         stopping = DeferredList([maybeDeferred(port.stopListening) for port in ports], consumeErrors=True)
         return cast("Deferred[None]", stopping.addCallback(lambda _: None))
 
-    def accepted(self) -> None:
-        """A connection was accepted: pause all listening while there were too many. They wait in the backlog; none is refused."""
+    def accepted(self) -> bool:
+        """A connection was accepted: pause all listening while there were too many. The others wait in the backlog, within bounds.
+
+        Returns:
+            Whether it is to be served. If not it is to be refused: more wait behind it than are accepted in ``MOST_WAIT`` seconds.
+        """
         if self._bucket is None:
-            return
+            return True
+        self._take_one_by_one(0)  # it makes 1 of this, and 21 of the 1 that it was
+        if self._shedding and self._crowd() >= self._most_waiting:
+            return False
+        self._shedding = False
         now = self._reactor.seconds()
         self._bucket.spend(now)
         wait = self._bucket.wait(now)
@@ -125,16 +157,63 @@ class ListeningService(Service):
             for port in self._ports:
                 cast("IPushProducer", port).pauseProducing()
             self._waiting = self._reactor.callLater(wait, self._accept_again)
+        return True
 
     def _accept_again(self) -> None:
         self._waiting = None
+        crowd = self._crowd()
+        self._shedding = crowd > self._most_waiting
+        if self._shedding:
+            _log.warn(
+                "{crowd} connections wait, and accept-rate lets in {most:g} in {seconds} s: refusing those above", crowd=crowd,
+                most=self._most_waiting, seconds=MOST_WAIT, limit="accept-rate",
+            )  # fmt: skip
+        self._take_one_by_one(1)
         for port in self._ports:
-            port.numberAccepts = 1  # type: ignore[attr-defined]  # Twisted's port takes a hundred at a time otherwise
             cast("IPushProducer", port).resumeProducing()
+
+    def rest(self) -> None:
+        """Accept nothing until ``resume``; what has been accepted is served. Ports that are opened meanwhile rest too."""
+        self._rests = True
+        for port in self._ports:
+            cast("IPushProducer", port).pauseProducing()
+
+    def resume(self) -> None:
+        """Accept again."""
+        self._rests = False
+        self._take_one_by_one(1)
+        for port in self._ports:
+            cast("IPushProducer", port).resumeProducing()
+
+    def _crowd(self) -> int:
+        """Return how many wait to be accepted, as far as the kernel tells."""
+        return sum(waiting_in(each) for port in self._ports if (each := getattr(port, "socket", None)) is not None)
+
+    def _take_one_by_one(self, number: int) -> None:
+        """Have a port of Twisted's take one connection at a time; it takes a hundred otherwise (tcp.Port.doRead)."""
+        for port in self._ports:
+            cast("Any", port).numberAccepts = number
 
     def _listens(self, port: IListeningPort) -> None:
         self._ports.append(port)
-        _log.info("listening on {address}", address=_address_text(port))
+        if self._bucket is not None:
+            self._take_one_by_one(1)
+        if self._rests:
+            port.holds_accepted = False  # type: ignore[attr-defined]  # it is one of ours
+            cast("IPushProducer", port).pauseProducing()
+            return
+        _log.info("{doing} on {address}", doing=self._doing, address=_address_text(port))
+
+
+def waiting_in(listening: socket.socket) -> int:
+    """Return how many connections wait in a listening socket's queue to be accepted; 0 where that is not known."""
+    if sys.platform != "linux" or listening.family not in (socket.AF_INET, socket.AF_INET6):
+        return 0
+    try:
+        # tcp_info.tcpi_unacked of a listening socket is the length of its queue (net/ipv4/tcp.c:tcp_get_info)
+        return cast("int", struct.unpack_from("=I", listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104), 24)[0])
+    except OSError:
+        return 0
 
 
 def raise_descriptor_limit() -> int:
@@ -160,7 +239,7 @@ def most_connections(asked: int, descriptors: int) -> int:
     return min(asked or possible, possible or asked)
 
 
-def _remove_stale_socket(description: str) -> None:
+def remove_stale_socket(description: str) -> None:
     """Remove the socket that a process which died has left where a UNIX endpoint is to be; never one that somebody answers on."""
     kind = description[len("haproxy:") :] if description.startswith("haproxy:") else description
     if not kind.startswith("unix:"):
@@ -177,7 +256,8 @@ def _remove_stale_socket(description: str) -> None:
         return  # listening will say what is wrong
 
 
-def _plain(failure: Failure) -> str:
+def listen_error(failure: Failure) -> str:
+    """Say in a few words why an endpoint cannot be listened on."""
     error = failure.value
     if isinstance(error, CannotListenError):
         cause = error.socketError

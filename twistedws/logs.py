@@ -4,15 +4,20 @@ Whatever an attacker sent reaches a line only escaped and cut. An event with a `
 will: of each kind a few are written at once and then one a second, with the number of those left out. A log that cannot be written (a
 full disk) never disturbs the service: lines are lost, counted, and the count is written when writing works again. While the server
 runs, lines below ``warn`` are written together, at most 0.1 s late; a process that is killed loses those.
+
+Several processes may write to one place. Each line then says whose it is, and a line is whole at the reader: what is appended to a file
+goes there as one, and to a pipe no more goes at once than the system takes as one. A single line longer than that may be torn.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
+import select
 import time
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from io import FileIO
 from pathlib import Path
@@ -33,6 +38,7 @@ _log = Logger()
 MOST_TEXT = 2000  # characters of a line's message
 DELAY = 0.1  # seconds that a line waits at most, once lines wait
 _MOST_WAITING = 256  # lines
+_AT_ONCE: int = getattr(select, "PIPE_BUF", 512)  # bytes that a pipe takes as one, whoever else writes there; 512 is the least of POSIX
 _BURST, _RATE = 5.0, 1.0  # lines of one kind at once, and per second afterwards
 
 _OWN = frozenset({"format", "isError", "message", "time", "system", "limit", "failure", "why"})
@@ -85,6 +91,56 @@ class AppendedFile:
             old.close()
 
 
+class SharedStream:
+    """A stream to which other processes write too: a pipe, a terminal, a socket. What is written comes there in whole lines.
+
+    Its text goes past the stream's buffer. That keeps what could not be written, and would later write it with a part of what follows.
+
+    Args:
+        stream: Standard output, or what else has a descriptor.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        """Write whole lines; raises ``Unwritten`` if not all of them could be."""
+        descriptor = self._stream.fileno()  # each time: the stream may have been closed, and its number be somebody else's
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()  # what the application has printed comes before
+        data, written = text.encode("utf-8", "backslashreplace"), 0
+        try:
+            for piece in pieces(data, _AT_ONCE):
+                end = written + len(piece)
+                while written < end:
+                    written += os.write(descriptor, data[written:end])
+        except OSError:
+            raise Unwritten(data.count(b"\n", written)) from None
+
+    def flush(self) -> None:
+        """Nothing of ours waits here."""
+
+
+def pieces(data: bytes, most: int) -> Iterator[bytes]:
+    """Part text of whole lines where a line ends, and between events where one fits: the further lines of an event begin with a tab.
+
+    Args:
+        data: The text; it ends with a line's end.
+        most: Bytes of a piece; only a single line may be longer.
+    """
+    start = 0
+    while len(data) - start > most:
+        last = end = data.rfind(b"\n", start, start + most)
+        while end >= 0 and data.startswith(b"\t", end + 1):
+            end = data.rfind(b"\n", start, end)
+        if end < 0:
+            end = last if last >= 0 else data.index(b"\n", start)
+        yield data[start : end + 1]
+        start = end + 1
+    if start < len(data):
+        yield data[start:]
+
+
 @implementer(ILogObserver)
 class LogWriter:
     """An observer that writes one line per event: at once, or, once ``defer`` was called, soon, with all others of that time.
@@ -94,12 +150,25 @@ class LogWriter:
         log_format: ``text`` or ``json``.
         level: The lowest level written.
         now: Seconds of a monotonic clock, for the rate limits.
+        process: Which of several processes this is, if they write to the same place; each line says it.
+
+    Attributes:
+        closed_prefix: What stands between the time and the message of the lines on sessions that have ended.
     """
 
-    def __init__(self, stream: TextIO | AppendedFile, log_format: str, level: str, now: Callable[[], float] = time.monotonic) -> None:
-        self._stream, self._level, self._now = stream, _LEVELS[level], now
+    def __init__(
+        self,
+        stream: TextIO | AppendedFile,
+        log_format: str,
+        level: str,
+        now: Callable[[], float] = time.monotonic,
+        process: str = "",
+    ) -> None:
+        self._stream = _shared(stream) if process and not isinstance(stream, AppendedFile) else stream
+        self._level, self._now, self._process = _LEVELS[level], now, process
         self.is_text = log_format == "text"
         self._format = _text_line if self.is_text else _json_line
+        self.closed_prefix = _prefix("info", process, __name__)
         self._buckets: dict[str, TokenBucket] = {}
         self._suppressed: dict[str, int] = {}
         self._lost = 0
@@ -120,7 +189,7 @@ class LogWriter:
             left_out = self._suppressed.pop(kind, 0)
             if left_out:
                 event = {**event, "left_out": left_out}
-        self.put(self._format(event, level), urgent=_LEVELS[level] >= _URGENT)
+        self.put(self._format(event, level, self._process), urgent=_LEVELS[level] >= _URGENT)
 
     def put(self, line: str, *, urgent: bool = False) -> None:
         """Write a line that is made already, its end included; see ``defer``."""
@@ -163,12 +232,12 @@ class LogWriter:
             try:
                 if self._lost:
                     note = {"log_format": "{lost} log lines could not be written", "lost": self._lost, "log_namespace": __name__}
-                    self._stream.write(self._format({**note, "log_time": time.time()}, "warn"))
+                    self._stream.write(self._format({**note, "log_time": time.time()}, "warn", self._process))
                     self._lost = 0
                 self._stream.write("".join(lines))
                 self._stream.flush()
             except Unwritten as rest:
-                self._lost += rest.lines
+                self._lost += len(lines) if self._lost else rest.lines  # the note was what failed, or the lines
             except (OSError, ValueError):  # a full disk, a closed pipe, a closed file
                 self._lost += len(lines)
 
@@ -212,7 +281,7 @@ class ConnectionLog:
                 f"octets_out={session.octets_out} dropped={session.dropped} code={close.code} cause={close.cause._value_} "
                 f"by={close.by._value_} reason={close.reason!r}"
             )
-            self.writer.put(f"{_second(int(now))}.{int(now % 1 * 1000):03d}Z info  {__name__}: {_printable(text)}\n")
+            self.writer.put(f"{_second(int(now))}.{int(now % 1 * 1000):03d}Z {self.writer.closed_prefix}{_printable(text)}\n")
             return
         event = {
             "session": session.id, "peer": session.peer, "path": session.request.target, "seconds": round(duration, 3),
@@ -260,8 +329,20 @@ def _message(event: LogEvent) -> str:
     return _printable(text) + (f" ({left_out} more like this were left out)" if left_out else "")
 
 
-def _text_line(event: LogEvent, level: str) -> str:
-    line = f"{_timestamp(event)} {level:<5} {event.get('log_namespace', '-')}: {_message(event)}\n"
+def _prefix(level: str, process: str, namespace: str) -> str:
+    return f"{level:<5} [{process}] {namespace}: " if process else f"{level:<5} {namespace}: "
+
+
+def _shared(stream: TextIO) -> TextIO | SharedStream:
+    try:
+        stream.fileno()
+    except (OSError, ValueError):  # in memory: no other process has it
+        return stream
+    return SharedStream(stream)
+
+
+def _text_line(event: LogEvent, level: str, process: str) -> str:
+    line = f"{_timestamp(event)} {_prefix(level, process, event.get('log_namespace', '-'))}{_message(event)}\n"
     failure = event.get("log_failure")
     if failure is not None:
         # each line of it is set in, and so cannot be taken for an event
@@ -269,10 +350,11 @@ def _text_line(event: LogEvent, level: str) -> str:
     return line
 
 
-def _json_line(event: LogEvent, level: str) -> str:
+def _json_line(event: LogEvent, level: str, process: str) -> str:
     fields: dict[str, Any] = {
         "time": _timestamp(event),
         "level": level,
+        **({"process": process} if process else {}),
         "logger": event.get("log_namespace", "-"),
         "message": _message(event),
     }

@@ -7,44 +7,41 @@ and exit status 2; an endpoint that cannot be listened on, with status 1.
 from __future__ import annotations
 
 import difflib
-import gc
 import os
 import re
-import signal
 import sys
 import textwrap
-import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import copy_context
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn, TextIO, cast
+from typing import Any, NoReturn, cast
 
-from twisted.application.service import IServiceCollection, MultiService
-from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
-from twisted.internet.interfaces import IReactorCore, IReactorTime
-from twisted.logger import ILogObserver, Logger
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.python import usage
-from twisted.python.components import Componentized
 
 from twistedws import config
-from twistedws.drain import Drain
-from twistedws.errors import ConfigurationError, ListenError, StartupError
+from twistedws.admin import AdminService, Health
+from twistedws.errors import ConfigurationError
 from twistedws.gateway.loader import Process, load
 from twistedws.keepalive import KeepaliveService
 from twistedws.listening import ListeningService, endpoints, most_connections, raise_descriptor_limit
-from twistedws.logs import AppendedFile, ConnectionLog, LogWriter
+from twistedws.logs import ConnectionLog
 from twistedws.metrics import Metrics
 from twistedws.origin import OriginPolicy
 from twistedws.protocol import Site, SiteFactory, Turn
 from twistedws.proxy import TrustedProxies
 from twistedws.registry import Registry
-
-_log = Logger()
-
-EXIT_CANNOT_SERVE, EXIT_WRONG_CONFIGURATION = 1, 2
+from twistedws.server import EXIT_WRONG_CONFIGURATION, Announcer, Head, Root, Server, log_file, stop
+from twistedws.supervisor.member import Membership
+from twistedws.supervisor.processes import Launch, usable_cores
+from twistedws.supervisor.service import MOST_WORKERS, Supervisor
+from twistedws.supervisor.sockets import ListeningSockets
+from twistedws.supervisor.succession import Succession, inherited
+from twistedws.systemd import Notifier
 
 _BY_OPTION = {each.option: each for each in config.SETTINGS}
 
@@ -69,9 +66,14 @@ class Options(usage.Options):
     def __init__(self) -> None:
         super().__init__()
         self.given: dict[str, object] = {}
+        self.arguments: list[str] = []
+        self.directory = str(Path.cwd())  # twistd changes it later (--rundir), and relative names are meant from here
+        self.reactor = ""  # that twistd was told to use
+        self.membership = Membership.from_environment(os.environ)
 
     def parseOptions(self, options: list[str] | None = None) -> None:
         """Parse; what is wrong ends the process with one line, not with Twisted's pages of usage."""
+        self.arguments = list(options or ())
         try:
             super().parseOptions(options)
         except usage.UsageError as wrong:
@@ -80,9 +82,16 @@ class Options(usage.Options):
             if unknown:
                 near = difflib.get_close_matches(unknown[1], [f"--{each}" for each in (*_BY_OPTION, "config", "check-config")], 1)
                 error = f"{unknown[1]}: no such option" + (f"; did you mean {near[0]}?" if near else "")
-            _stop(f"twistedws: {error} (see twistd twistedws --help)", EXIT_WRONG_CONFIGURATION)
+            stop(f"twistedws: {error} (see twistd twistedws --help)", EXIT_WRONG_CONFIGURATION)
         except ConfigurationError as error:
-            _stop(f"twistedws: {error}", EXIT_WRONG_CONFIGURATION)
+            self.refuse(error)
+
+    def refuse(self, error: ConfigurationError) -> NoReturn:
+        """End the start with what is wrong; a worker tells its supervisor, who tells the user once for all of them."""
+        if self.membership is not None and not self.membership.is_trial:
+            self.membership.failed(EXIT_WRONG_CONFIGURATION, str(error))
+            raise SystemExit(EXIT_WRONG_CONFIGURATION)
+        stop(f"twistedws: {error}", EXIT_WRONG_CONFIGURATION)
 
     def parseArgs(self, *arguments: str) -> None:
         """Take APP."""
@@ -93,18 +102,31 @@ class Options(usage.Options):
 
     def postOptions(self) -> None:
         """Resolve the configuration, carry out what only prints, and see to the reactor."""
-        name = self["config"] or os.environ.get("TWISTEDWS_CONFIG", "")
-        self.resolved = config.resolve(
-            command_line=self.given, environment=os.environ, file_text=_read(name) if name else None, file_name=name
-        )
+        if self.membership is not None and not self.membership.is_trial:
+            self.membership.start_witness()
+        self.resolved = self.resolve()
         if self["show-config"]:
-            _stop(self.resolved.show().rstrip(), 0, sys.stdout)
+            stop(self.resolved.show().rstrip(), 0, sys.stdout)
         if self.resolved.configuration.hosting.reload and not self["check-config"]:
             self._watch()
+        if "twisted.internet.reactor" in sys.modules and self.parent is not None:
+            self.reactor = self.parent.get("reactor") or ""
         reactor = install_reactor()
         if self["check-config"]:
-            compose(self.resolved.configuration, reactor)
-            _stop("twistedws: the configuration is right", 0, sys.stdout)
+            compose(self.resolved.configuration, reactor, self.membership)
+            stop("twistedws: the configuration is right", 0, sys.stdout)
+
+    def resolve(self) -> config.Resolved:
+        """Read the configuration, anew each time: command line, environment and file; a worker has it from its supervisor.
+
+        Raises:
+            ConfigurationError: Something in it is wrong.
+        """
+        if self.membership is not None:
+            return config.resolve(command_line={}, environment={}, file_text=self.membership.configuration, file_name="the supervisor")
+        name = self["config"] or os.environ.get("TWISTEDWS_CONFIG", "")
+        text = _read(str(Path(self.directory, name)), name) if name else None
+        return config.resolve(command_line=self.given, environment=os.environ, file_text=text, file_name=name)
 
     def _watch(self) -> None:
         """With ``--reload``: go on if this is the child, which serves; the watcher never does."""
@@ -121,7 +143,7 @@ class Options(usage.Options):
 
     def opt_version(self) -> NoReturn:
         """Print the version and exit."""
-        _stop(f"twistedws {version('twistedws')}", 0, sys.stdout)
+        stop(f"twistedws {version('twistedws')}", 0, sys.stdout)
 
     def take(self, option: str, value: str) -> None:
         """Note an option as it was given."""
@@ -167,16 +189,19 @@ for _each in config.SETTINGS:
         _add_option(_each)
 
 
-def makeService(options: Options) -> Server:
+def makeService(options: Options) -> Root:
     """Put the server together (twistd's entry point)."""
     from twisted.internet import reactor
 
     try:
-        server = compose(options.resolved.configuration, reactor)
+        if options.resolved.configuration.workers.workers and options.membership is None:
+            root: Root = compose_supervisor(options, reactor)
+        else:
+            root = compose(options.resolved.configuration, reactor, options.membership)
     except ConfigurationError as error:
-        _stop(f"twistedws: {error}", EXIT_WRONG_CONFIGURATION)
-    server.twistd = options.parent if options.parent is not None else {}
-    return server
+        options.refuse(error)
+    root.twistd = options.parent if options.parent is not None else {}
+    return root
 
 
 def install_reactor() -> Any:
@@ -207,15 +232,26 @@ def asyncio_loop(reactor: object) -> Any:
     return getattr(reactor, "_asyncioEventloop", None)
 
 
-def compose(settings: config.Configuration, reactor: Any) -> Server:
-    """Make all parts and hand each what it needs.
+def compose(settings: config.Configuration, reactor: Any, membership: Membership | None = None) -> Server:
+    """Make all parts of a process that serves, and hand each what it needs.
+
+    Args:
+        settings: The configuration.
+        reactor: The reactor.
+        membership: That of a supervisor's, if this is a worker.
 
     Raises:
         ConfigurationError: The application cannot be loaded, an endpoint is none, an origin is none.
     """
     loop = asyncio_loop(reactor)
     clock = cast("IReactorTime", reactor)
-    places = endpoints(settings.listening, reactor)
+    if membership is None:
+        places = endpoints(settings.listening, reactor)
+    else:  # the rate of accepts, and the number of connections, are bounded by the supervisor, for all workers together
+        settings = replace(
+            settings, listening=replace(settings.listening, accept_rate=0.0), limits=replace(settings.limits, max_connections=0)
+        )
+        places = membership.endpoints(settings.listening, reactor)
     try:
         origins = OriginPolicy(settings.handshake.origin)
     except ValueError as error:
@@ -255,8 +291,81 @@ def compose(settings: config.Configuration, reactor: Any) -> Server:
         most_connections=most_connections(settings.limits.max_connections, raise_descriptor_limit()),
     )
     listening = ListeningService(settings.listening, clock, places)
-    listening.factory = SiteFactory(site, listening.accepted)
-    return Server(settings, reactor, site, listening)
+    listening.factory = SiteFactory(site, listening.accepted if membership is None else membership.take_turns(listening))
+    if membership is not None:
+        return Server(settings, reactor, site, listening, loop, membership=membership)
+    health = Health()
+    announcer = Announcer(Notifier.from_environment(os.environ, os.getpid()), health)
+    return Server(settings, reactor, site, listening, loop, announcer, AdminService(settings.admin, health, reactor))
+
+
+def compose_supervisor(options: Options, reactor: Any) -> Head:
+    """Make all parts of a process that supervises workers, and hand each what it needs.
+
+    Raises:
+        ConfigurationError: An endpoint is none, or twistd was told what cannot be with workers.
+    """
+    settings = options.resolved.configuration
+    twistd: Mapping[str, Any] = options.parent if options.parent is not None else {}
+    if twistd.get("chroot"):
+        raise ConfigurationError("--chroot", twistd["chroot"], "workers cannot be started from there; none is accepted with --workers")
+    notifier, health = Notifier.from_environment(os.environ, os.getpid()), Health()
+    announcer = Announcer(notifier, health)
+    heritage = inherited(os.environ)
+    command = _command(options, ["--pidfile="])
+    launch = Launch(command, options.directory, dict(os.environ), len(command) - len(options.arguments))
+    supervisor = Supervisor(
+        options.resolve,
+        options.resolved,
+        worker_count,
+        launch.spawn,
+        ListeningSockets(reactor, heritage.sockets if heritage is not None else None),
+        announcer,
+        reactor,
+        heritage,
+    )
+    health.state = supervisor.facts
+    succession = Succession(
+        supervisor,
+        _command(options, [f"--pidfile={twistd.get('pidfile') or ''}"]),
+        launch,
+        options.resolve,
+        notifier.environment,
+        lambda: _step_aside(twistd),
+        reactor,
+    )
+    return Head(settings, reactor, supervisor, announcer, AdminService(settings.admin, health, reactor), succession.begin)
+
+
+def worker_count(settings: config.Workers) -> int:
+    """Return how many workers there are to be: for ``auto`` as many as cores that this process may use."""
+    if settings.workers != "auto":
+        return settings.workers
+    return min(MOST_WORKERS, usable_cores())
+
+
+def _command(options: Options, twistd_options: list[str]) -> list[str]:
+    """Return a command line that runs this program again, in the foreground, without twistd's options of the beginning.
+
+    Args:
+        options: Ours.
+        twistd_options: Those of twistd to give beside.
+    """
+    twistd: Mapping[str, Any] = options.parent if options.parent is not None else {}
+    head = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]  # the interpreter's options and the script, or -m and its module
+    kept = ["-n", *twistd_options]
+    kept += [f"--reactor={options.reactor}"] if options.reactor else []
+    kept += ["--syslog", f"--prefix={twistd['prefix']}"] if twistd.get("syslog") else []
+    file = log_file(twistd)
+    kept += [f"--logfile={file}"] if file is not None else []
+    return [sys.executable, *head, *kept, "twistedws", *options.arguments]
+
+
+def _step_aside(twistd: Mapping[str, Any]) -> None:
+    """Remove what the next supervisor makes anew, and would take for another's."""
+    sys.stdout.flush()
+    if twistd.get("pidfile"):
+        Path(twistd["pidfile"]).unlink(missing_ok=True)
 
 
 def _starter(loop: Any | None) -> Callable[[Awaitable[None]], Deferred[None]]:
@@ -276,160 +385,9 @@ async def _as_coroutine(awaitable: Awaitable[None]) -> None:
         raise RuntimeError(f"the application raised {error!r}") from error
 
 
-class Server(MultiService):
-    """The service that twistd runs: the wheel, the listening ports, the drain at the end.
-
-    Args:
-        settings: The configuration.
-        reactor: For signals and the end.
-        site: What connections share.
-        listening: Where they come from.
-    """
-
-    def __init__(self, settings: config.Configuration, reactor: Any, site: Site, listening: ListeningService) -> None:
-        super().__init__()
-        self.setName("twistedws")
-        self.twistd: Any = {}
-        self.site, self.listening = site, listening
-        self._settings, self._reactor = settings, reactor
-        self._drain: Drain | None = None
-        self._ending: Deferred[Any] | None = None  # the application's shutdown, after the drain
-        self._stop_asked = False
-        self._writer: LogWriter | None = None
-        site.keepalive.setServiceParent(self)
-
-    def setServiceParent(self, parent: Any) -> None:
-        """Join twistd's application, and give it our log observer unless the command line names another."""
-        if isinstance(parent, Componentized) and not self.twistd.get("logger") and not self.twistd.get("syslog"):
-            logging = self._settings.logging
-            self._writer = LogWriter(_log_stream(self.twistd), logging.log_format, logging.log_level)
-            parent.setComponent(ILogObserver, self._writer)
-            if isinstance(self.site.observer, ConnectionLog):
-                self.site.observer.writer = self._writer
-        super().setServiceParent(IServiceCollection(parent, parent))
-
-    def startService(self) -> None:
-        """Start everything; listen last."""
-        super().startService()
-        limit = raise_descriptor_limit()  # again: daemonize may come between
-        _log.info(
-            "serving {app}: at most {most} connections, with {limit} descriptors",
-            app=self.site.application.name, most=self.site.most_connections or "any number of", limit=limit,
-        )  # fmt: skip
-        self._start_application()
-        try:
-            self.listening.startService()
-        except ListenError as error:
-            if self.site.application.shutdown is not None:
-                asyncio_loop(self._reactor).run_until_complete(self.site.application.shutdown())
-            self._cannot_serve(f"cannot listen on {error}", error)
-        core = cast("IReactorCore", self._reactor)
-        core.addSystemEventTrigger("after", "startup", self._take_signals)
-        core.addSystemEventTrigger("after", "startup", self._settle)
-        core.addSystemEventTrigger("after", "shutdown", self._end_in_time)
-
-    @inlineCallbacks
-    def stopService(self) -> Any:
-        """Listen no more, drain, then stop the rest."""
-        drain = self._drain = Drain(self.site.registry, self._settings.shutdown, self._reactor, self.site.application.busy)
-        try:
-            stopped = self.listening.stopService()
-            yield drain.start()
-            yield stopped
-            if self.site.application.shutdown is not None:
-                self._ending = self.site.start(self.site.application.shutdown())
-                yield self._ending.addErrback(lambda failure: failure.trap(CancelledError))
-        finally:
-            if self._writer is not None:
-                self._writer.defer(None)
-        metrics = self.site.metrics
-        _log.info(
-            "served {opened} sessions: {causes}", opened=metrics.opened,
-            causes=", ".join(f"{cause.value} {count}" for cause, count in metrics.closed.most_common()) or "none ended",
-        )  # fmt: skip
-        yield super().stopService()
-
-    def _start_application(self) -> None:
-        """Let the application start, before anybody can connect: its loop runs for that, and the reactor not yet."""
-        startup = self.site.application.startup
-        if startup is None:
-            return
-        try:
-            asyncio_loop(self._reactor).run_until_complete(startup())
-        except StartupError as error:
-            self._cannot_serve(f"the application did not start: {error}", error)
-        except KeyboardInterrupt:
-            self._cannot_serve("interrupted while the application started", StartupError("interrupted"))
-
-    def _take_signals(self) -> None:
-        """Our own handlers: with Twisted's, SIGTERM ends in status 143, and a second one in a traceback."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._signalled)
-        if self._writer is not None and hasattr(signal, "SIGUSR1"):
-            signal.signal(signal.SIGUSR1, self._reopen)
-
-    def _settle(self) -> None:
-        """Everything is there, and the loop about to run."""
-        gc.collect()
-        gc.set_threshold(10_000)  # the default, 700 objects, is reached with every few connections
-        gc.freeze()  # what has been loaded stays: no full collection need look at its 100,000 objects again
-        _log.info("ready")
-        if self._writer is not None:
-            self._writer.defer(self._reactor.callLater)
-
-    def _signalled(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature of a signal handler
-        self._reactor.callFromThread(self._stop_or_hurry, number)
-
-    def _reopen(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        if self._writer is not None:
-            self._reactor.callFromThread(self._writer.reopen)
-
-    def _stop_or_hurry(self, number: int) -> None:
-        if self._ending is not None:
-            self._ending.cancel()
-        elif self._drain is not None:
-            self._drain.hurry()
-        elif self._stop_asked:  # the drain begins with the end of this turn; the reactor cannot be stopped twice
-            self._reactor.callLater(0, self._stop_or_hurry, number)
-        else:
-            self._stop_asked = True
-            _log.info("received {signal}", signal=signal.Signals(number).name)
-            self._reactor.stop()
-
-    def _end_in_time(self) -> None:
-        """The reactor has ended, and Python waits for the threads that the application has started: not for ever."""
-        threading.Thread(target=_end, args=(self._settings.shutdown.close_timeout,), daemon=True).start()
-
-    def _cannot_serve(self, text: str, error: Exception) -> NoReturn:
-        """End the start. A daemon's parent waits for an exception to report; else one line and the status are better."""
-        if self.twistd.get("statusPipe") is not None:
-            raise error
-        pidfile = self.twistd.get("pidfile")
-        if pidfile:
-            Path(pidfile).unlink(missing_ok=True)
-        _stop(f"twistedws: {text}", EXIT_CANNOT_SERVE)
-
-
-def _end(seconds: float) -> None:
-    """End the process with status 0 if it still is there after so many seconds."""
-    time.sleep(seconds)
-    ours = (threading.main_thread(), threading.current_thread())
-    names = [each.name for each in threading.enumerate() if each not in ours and not each.name.startswith("twistedws")]
-    print(f"twistedws: ending without threads that do not end: {', '.join(names) or 'unknown ones'}", file=sys.__stderr__, flush=True)
-    os._exit(0)
-
-
-def _log_stream(twistd: Any) -> TextIO | AppendedFile:
-    """Where twistd would log to: standard output, or the file of --logfile. It is not rotated here: logrotate does, with SIGUSR1."""
-    name = twistd.get("logfile")
-    if name == "-" or (twistd.get("nodaemon", True) and not name):
-        return sys.stdout
-    return AppendedFile(Path(name or "twistd.log").absolute())
-
-
-def _read(name: str) -> str:
+def _read(path: str, name: str) -> str:
     try:
-        return Path(name).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         text = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "it is no UTF-8"
         raise ConfigurationError("--config", name, f"cannot be read: {text}") from None
@@ -446,8 +404,3 @@ def _help_entry(name: str, text: str, width: int) -> list[str]:
         if len(first) < 40
         else [first, *textwrap.wrap(text, width, initial_indent=" " * 37, subsequent_indent=" " * 37)]
     )
-
-
-def _stop(line: str, status: int, stream: TextIO | None = None) -> NoReturn:
-    print(line, file=stream or sys.__stderr__)
-    raise SystemExit(status)

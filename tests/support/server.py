@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 APPS = ROOT / "tests" / "process" / "apps"
 TWISTD = Path(sys.executable).with_name("twistd")
 
-_READY = r"twistedws\.tap(:|\",).*\bready\b"  # in a log of text or JSON
+_READY = r"twistedws\.(server|supervisor\.service)(: |\",\"message\":\")ready(: \d|\"|$)"  # in a log of text or JSON
 
 _T = TypeVar("_T")
 

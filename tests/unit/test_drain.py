@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
-from twisted.logger import capturedLogs
+from twisted.logger import capturedLogs, formatEvent
 
 from tests.support.wire import FakeWire, FlowRecorder, Recorder, make_session
 from twistedws import config
-from twistedws.drain import STEP, Drain
+from twistedws.drain import STEP, Drain, spread_seconds, warn_of_raised_rate
 from twistedws.errors import By, Cause, Close
 from twistedws.registry import Registry
 
@@ -63,20 +65,21 @@ class Stage:
         graceful: float = 30.0,
         close: float = 5.0,
         seconds: float = 4.0,
+        rate: float = 0.0,
         busy: Callable[[], int] = lambda: 0,
         uniform: Callable[[float, float], float] = lambda low, _: low,
     ) -> None:
         self.clock = Clock()
         self.registry = Registry()
-        shutdown = config.Shutdown(graceful_timeout=graceful, close_timeout=close, drain_seconds=seconds)
+        shutdown = config.Shutdown(graceful_timeout=graceful, close_timeout=close, drain_seconds=seconds, drain_rate=rate)
         self.drain = Drain(self.registry, shutdown, self.clock, busy, uniform)
         self.done_at: list[float] = []
 
     def peers(self, count: int, *, answers: float | None = 0.0, handler: type[Recorder] = Recorder) -> list[Peer]:
         return [Peer(self, answers, handler()) for _ in range(count)]
 
-    def start(self) -> None:
-        self.drain.start().addCallback(lambda _: self.done_at.append(self.clock.seconds()))
+    def start(self, seconds: float | None = None) -> None:
+        self.drain.start(seconds).addCallback(lambda _: self.done_at.append(self.clock.seconds()))
 
     def run(self, seconds: float) -> None:
         self.clock.pump([STEP / 2] * round(seconds / STEP * 2))
@@ -142,6 +145,72 @@ def test_the_spread_leaves_half_of_the_patience(graceful: float, seconds: float,
     stage.run(10.0)
     assert max(peer.closed_at or 0 for peer in peers) == pytest.approx(last, abs=STEP)
     assert len(stage.done_at) == 1
+
+
+# --- A rate --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sessions", "values", "seconds"),
+    [
+        (100, {"drain_seconds": 4.0}, 4.0),
+        (100, {"drain_seconds": 4.0, "graceful_timeout": 6.0}, 3.0),
+        (100, {"drain_seconds": 4.0, "graceful_timeout": 0.0}, 4.0),
+        (100, {"drain_rate": 10.0}, 10.0),
+        (100, {"drain_rate": 4.0}, 25.0),
+        (100, {"drain_rate": 1.0}, 25.0),
+        (100, {"drain_rate": 1.0, "close_timeout": 20.0}, 15.0),
+        (100, {"drain_rate": 1.0, "close_timeout": 50.0}, 15.0),
+        (100, {"drain_rate": 1.0, "graceful_timeout": 0.0}, 100.0),
+        (0, {"drain_rate": 1.0}, 0.0),
+    ],
+)
+def test_spread_seconds(sessions: int, values: dict[str, float], seconds: float) -> None:
+    """A rate takes as long as it needs, if the close timeout is left of the patience, or half; ``drain_seconds`` at most half."""
+    settings = config.Shutdown(**values)
+    assert spread_seconds(sessions, settings) == seconds
+    with capturedLogs() as events:
+        warn_of_raised_rate(sessions, seconds, settings)
+    raised = "drain_rate" in values and seconds < sessions / values["drain_rate"]
+    assert [(event["asked"], event["used"]) for event in events] == ([(1.0, sessions / seconds)] if raised else [])
+
+
+@pytest.mark.parametrize("told", [None, 4.0])
+def test_a_rate(told: float | None) -> None:
+    """Of two thousand sessions five hundred are closed in each second, to within a tenth."""
+    stage = Stage(rate=500.0 if told is None else 0.0, seconds=1.0, uniform=random.Random(7).uniform)
+    peers = stage.peers(2000)
+    stage.start(told)
+    stage.run(5.0)
+    closes = Counter(int(peer.closed_at) for peer in peers if peer.closed_at is not None)
+    assert sum(closes.values()) == 2000
+    assert all(450 <= closes[second] <= 550 for second in range(4)), closes
+    assert stage.done_at == pytest.approx([4.0], abs=3 * STEP)
+
+
+def test_a_rate_that_is_too_low() -> None:
+    """A rate at which not all could answer before the deadline is raised, and the log says so, with both and the setting."""
+    stage = Stage(rate=0.1, graceful=8.0, close=3.0)
+    peers = stage.peers(10)
+    with capturedLogs() as events:
+        stage.start()
+        stage.run(6.0)
+    assert max(peer.closed_at or 0 for peer in peers) == pytest.approx(4.5, abs=STEP)
+    (warning,) = (event for event in events if event["log_level"].name == "warn")
+    text = formatEvent(warning)
+    assert "closing 2 sessions a second, and not the 0.1 of drain-rate" in text
+    assert "8 s of graceful-timeout" in text
+
+
+def test_seconds_that_are_told() -> None:
+    """Who is told by whoever drains several processes spreads over that, within the deadline, also if it has one session only."""
+    stage = Stage(seconds=1.0, graceful=20.0, uniform=lambda _, high: high)
+    (peer,) = stage.peers(1)
+    with capturedLogs() as events:
+        stage.start(100.0)
+        stage.run(20.0)
+    assert peer.closed_at == pytest.approx(15.0, abs=2 * STEP)
+    assert [event for event in events if event["log_level"].name == "warn"] == []
 
 
 def test_sessions_that_end_by_themselves() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import resource
 import socket
+import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +16,22 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 
+from tests.support.server import wait_until
 from twistedws import config
 from twistedws.errors import ConfigurationError, ListenError
 from twistedws.listening import (
     ListeningService,
     _address_text,
-    _remove_stale_socket,
     descriptions,
     endpoints,
     most_connections,
+    parsed,
     raise_descriptor_limit,
+    remove_stale_socket,
+    waiting_in,
 )
 
 
@@ -61,6 +67,14 @@ def test_wrong_endpoints(wrong: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_endpoints_of_another_setting() -> None:
+    """What is wrong with an endpoint is said of the setting that has it."""
+    reactor = MemoryReactorClock()
+    assert [description for description, _ in parsed("admin", ("tcp:1", "tcp:2"), reactor)] == ["tcp:1", "tcp:2"]
+    with pytest.raises(ConfigurationError, match=r"^admin: nonsense:1: "):
+        parsed("admin", ("nonsense:1",), reactor)
+
+
 def test_listens() -> None:
     """Start listens on all, stop on none; the port hands connections to the factory."""
     reactor = MemoryReactorClock()
@@ -91,6 +105,7 @@ class Port:
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.numberAccepts = 100
+        self.socket: Any = None
 
     def listen(self, factory: Factory) -> Any:
         return succeed(self)
@@ -128,13 +143,14 @@ def test_accept_rate() -> None:
     service = ListeningService(settings(accept_rate=10.0), clock, [("x", port)])  # type: ignore[list-item]
     service.factory = Factory()
     service.startService()
-    service.accepted()
-    service.accepted()
+    assert port.numberAccepts == 1
+    assert service.accepted()
+    assert service.accepted()
     assert port.calls == ["pauseProducing"]
     clock.advance(0.3)
     assert port.calls == ["pauseProducing", "resumeProducing"]
     assert port.numberAccepts == 1
-    service.accepted()
+    assert service.accepted()
     service.stopService()
     clock.advance(10)
     assert port.calls.count("resumeProducing") == 1
@@ -143,9 +159,78 @@ def test_accept_rate() -> None:
 def test_no_accept_rate() -> None:
     """With no rate nothing is paused."""
     service = ListeningService(settings(), Clock(), [])
-    for _ in range(1000):
-        service.accepted()
+    assert all(service.accepted() for _ in range(1000))
     assert service._waiting is None
+
+
+class Queue:
+    """A listening socket in whose queue so many wait."""
+
+    family = socket.AF_INET
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def getsockopt(self, *_: int) -> bytes:
+        return bytes(24) + self.length.to_bytes(4, sys.byteorder) + bytes(76)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the length of the queue is known on Linux only")
+def test_a_crowd() -> None:
+    """Who waits behind as many as are let in in five seconds is refused, with no pause, until so few wait; then the rate holds again."""
+    clock, port, unix = Clock(), Port(), Port()
+    service = ListeningService(settings(accept_rate=10.0), clock, [("x", port), ("y", unix)])  # type: ignore[list-item]
+    service.factory = Factory()
+    service.startService()
+    port.socket, unix.socket = Queue(0), socket.socket(socket.AF_UNIX)
+    with unix.socket, capturedLogs() as events:
+        assert service.accepted()
+        port.socket.length = 54
+        clock.advance(0.2)
+        answers = []
+        while port.calls[-1] == "resumeProducing":
+            port.socket.length -= 1
+            answers.append(service.accepted())
+            assert port.numberAccepts == 0, "Twisted's port makes 1 of it, which took one"
+        assert answers == [False] * 4 + [True]
+        assert [event["crowd"] for event in events] == [54]
+        clock.advance(0.2)
+        assert service.accepted(), "fifty may wait"
+        assert len(events) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the length of the queue is known on Linux only")
+def test_a_crowd_that_has_gone() -> None:
+    """Of a crowd that has left unseen nobody else is refused for it."""
+    clock, port = Clock(), Port()
+    service = ListeningService(settings(accept_rate=10.0), clock, [("x", port)])  # type: ignore[list-item]
+    service.factory = Factory()
+    service.startService()
+    port.socket = Queue(1000)
+    assert service.accepted()
+    clock.advance(0.2)
+    port.socket.length = 0
+    assert service.accepted()
+    assert port.calls[-1] == "pauseProducing"
+
+
+def test_waiting() -> None:
+    """A listening TCP socket tells how many wait in its queue, on Linux; of another one, and of one that is closed, it is not known."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with ExitStack() as stack:
+            listening = stack.enter_context(socket.socket(family))
+            listening.bind(("::1" if family == socket.AF_INET6 else "127.0.0.1", 0))
+            listening.listen(16)
+            assert waiting_in(listening) == 0
+            if sys.platform == "linux":
+                for _ in range(7):
+                    stack.enter_context(socket.socket(family)).connect(listening.getsockname())
+                wait_until(lambda listening=listening: waiting_in(listening) == 7, what="seven in the queue")  # type: ignore[misc]
+                listening.accept()[0].close()
+                assert waiting_in(listening) == 6
+        assert waiting_in(listening) == 0
+    with socket.socket(socket.AF_UNIX) as unix:
+        assert waiting_in(unix) == 0
 
 
 def test_stale_socket(tmp_path: Path) -> None:
@@ -158,7 +243,7 @@ def test_stale_socket(tmp_path: Path) -> None:
         live.bind(str(used))
         live.listen()
         for description in (f"unix:{stale}:mode=600", f"haproxy:unix:address={used}", f"unix:{plain}", f"unix:{tmp_path}/none", "tcp:1"):
-            _remove_stale_socket(description)
+            remove_stale_socket(description)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["plain", "used"]
 
 

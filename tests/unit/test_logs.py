@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
 import json
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,17 +18,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.logger import Logger, LogPublisher
 
+from tests.support.server import ROOT
 from tests.support.wire import make_session
 from twistedws.errors import By, Cause, Close
-from twistedws.logs import DELAY, MOST_TEXT, AppendedFile, ConnectionLog, LogWriter, Unwritten
+from twistedws.logs import DELAY, MOST_TEXT, AppendedFile, ConnectionLog, LogWriter, SharedStream, Unwritten, pieces
 
 
 class Sink:
     """A stream, a writer on it, and a logger that leads there."""
 
-    def __init__(self, log_format: str = "text", level: str = "info") -> None:
+    def __init__(self, log_format: str = "text", level: str = "info", process: str = "") -> None:
         self.stream, self.now = io.StringIO(), 0.0
-        self.writer = LogWriter(self.stream, log_format, level, lambda: self.now)
+        self.writer = LogWriter(self.stream, log_format, level, lambda: self.now, process)
         publisher = LogPublisher()
         publisher.addObserver(self.writer)
         self.log = Logger("test", observer=publisher)
@@ -210,6 +215,23 @@ def test_partly_full_disk(tmp_path: Path) -> None:
     assert writer._lost == 10 - disk.text.count(b"\n")
 
 
+def test_disk_that_stays_full(tmp_path: Path) -> None:
+    """Where not even the note of lost lines can be written, the lines behind it count, and it does not."""
+    stream = AppendedFile(tmp_path / "log")
+    stream._file = disk = Short(0)  # type: ignore[assignment]
+    writer = LogWriter(stream, "text", "info")
+    writer.defer(lambda seconds, callback: None)
+    for count in (2, 3, 4):
+        for _ in range(count):
+            writer({"log_format": "lost", "log_time": 0.0})
+        writer.flush()
+    assert writer._lost == 9
+    disk.room = 1000
+    writer({"log_format": "back", "log_time": 0.0})
+    writer.flush()
+    assert b"9 log lines could not be written" in disk.text
+
+
 def test_reopening_where_that_fails(tmp_path: Path) -> None:
     """A log that cannot be opened anew goes on where it was."""
     stream = AppendedFile(tmp_path / "log")
@@ -296,3 +318,161 @@ def test_logging_from_another_thread() -> None:
     thread.join()
     assert [line.rsplit(" ", 1)[1] for line in sink.lines] == ["afar"]
     assert calls == []
+
+
+def test_process_in_text() -> None:
+    """A line of text says whose it is, between level and logger."""
+    sink = Sink(process="worker 3")
+    sink.writer({"log_time": 1.5, "log_namespace": "here", "log_format": "hello"})
+    assert sink.lines == ["1970-01-01T00:00:01.500Z info  [worker 3] here: hello"]
+
+
+def test_process_in_json() -> None:
+    """A line of JSON has a field for it, which no field of an event replaces; without a process it has none."""
+    sink = Sink("json", process="worker 3")
+    sink.log.info("hello", process="another")
+    assert json.loads(sink.lines[0])["process"] == "worker 3"
+    alone = Sink("json")
+    alone.log.info("hello")
+    assert "process" not in json.loads(alone.lines[0])
+
+
+@pytest.mark.parametrize(
+    ("process", "expected"), [("", "info  twistedws.logs: closed"), ("worker 3", "info  [worker 3] twistedws.logs: closed")]
+)
+def test_process_of_a_session_that_ends(process: str, expected: str) -> None:
+    """The line that is made with no event says it too."""
+    session, log, sink = make_session(), ConnectionLog(), Sink(process=process)
+    session.ending = Close(4000, "", Cause.APPLICATION, By.APPLICATION)
+    log.writer = sink.writer
+    log.closed(session, 1.0)
+    assert f"Z {expected} session={session.id}" in sink.lines[0]
+
+
+def test_process_in_the_note_of_lost_lines() -> None:
+    """The note of lost lines says whose they were."""
+    stream = Full()
+    writer = LogWriter(stream, "text", "info", process="supervisor")
+    writer({"log_format": "lost"})
+    stream.full = False
+    writer({"log_format": "back"})
+    assert "warn  [supervisor] twistedws.logs: 1 log lines could not be written" in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (b"", []),
+        (b"a\n", [b"a\n"]),
+        (b"aaaa\nbbb\n", [b"aaaa\n", b"bbb\n"]),
+        (b"aa\nbbb\n", [b"aa\nbbb\n"]),  # exactly as much as fits
+        (b"aaaaaaaaaa\nb\n", [b"aaaaaaaaaa\n", b"b\n"]),  # one line that does not fit
+        (b"a\nbbbbbbbbbb\nc\n", [b"a\n", b"bbbbbbbbbb\n", b"c\n"]),
+        (b"aa\nb\n\tc\n\td\n", [b"aa\n", b"b\n\tc\n", b"\td\n"]),  # an event that fits nowhere: between its lines
+        (b"aaa\nb\n\tc\n", [b"aaa\n", b"b\n\tc\n"]),  # an event that fits is not parted
+    ],
+)
+def test_pieces(text: bytes, expected: list[bytes]) -> None:
+    """Text is parted between lines, and between events where that can be."""
+    assert list(pieces(text, 7)) == expected
+
+
+@given(st.lists(st.lists(st.integers(0, 20), min_size=1, max_size=4).map(lambda sizes: b"\t".join(b"x" * each + b"\n" for each in sizes))),
+       st.integers(1, 40))  # fmt: skip
+def test_pieces_of_anything(events: list[bytes], most: int) -> None:
+    """Pieces are the text, in whole lines, none longer than it may be but a single line; an event that fits into one is in one."""
+    parts = list(pieces(b"".join(events), most))
+    assert b"".join(parts) == b"".join(events)
+    for each in parts:
+        assert each.endswith(b"\n")
+        assert len(each) <= most or each.count(b"\n") == 1
+    assert all(any(event in each for each in parts) for event in events if len(event) <= most)
+
+
+class Pipe:
+    """A pipe that does not wait for its reader, and a stream on its writing end."""
+
+    def __init__(self) -> None:
+        self._reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        os.set_blocking(self._reading, False)
+        self.stream = os.fdopen(writing, "w", encoding="utf-8")
+
+    def read(self) -> str:
+        """What has been written."""
+        text = b""
+        while True:
+            try:
+                data = os.read(self._reading, 65536)
+            except BlockingIOError:
+                return text.decode()
+            text += data
+
+    def close(self) -> None:
+        """End."""
+        os.close(self._reading)
+        self.stream.close()
+
+
+def test_full_pipe() -> None:
+    """Lines that a full pipe does not take are counted, each other one comes whole and once, and what was printed before comes before."""
+    pipe = Pipe()
+    writer = LogWriter(pipe.stream, "text", "info", process="worker 1")
+    writer.defer(lambda seconds, callback: None)
+    print("printed", file=pipe.stream)
+    for number in range(2560):
+        writer({"log_format": "{number} " + "x" * 90, "number": number, "log_time": 0.0})
+    writer.flush()
+    first, *taken = pipe.read().splitlines()
+    writer({"log_format": "back", "log_time": 0.0})
+    writer.flush()
+    note, last = pipe.read().splitlines()
+    pipe.close()
+    assert first == "printed"
+    assert all(each.endswith("x" * 90) for each in taken)
+    assert f"{2560 - len(taken)} log lines could not be written" in note
+    assert last.endswith("back")
+    numbers = [int(each.split()[5]) for each in taken]
+    assert numbers == sorted(set(numbers))
+
+
+def test_shared_stream_that_was_closed() -> None:
+    """Nothing is written to a descriptor that was closed, and that somebody else may have by now."""
+    pipe = Pipe()
+    writer = LogWriter(pipe.stream, "text", "info", process="worker 1")
+    pipe.close()
+    writer({"log_format": "lost"})
+    assert writer._lost == 1
+    with pytest.raises(ValueError, match="closed"):
+        SharedStream(pipe.stream).write("x\n")
+
+
+SHARER = """
+import sys
+from twistedws.logs import LogWriter
+name, count = sys.argv[1], 20_000
+writer = LogWriter(sys.stdout, "text", "info", process=name)
+writer.defer(lambda seconds, callback: None)
+for number in range(count):
+    writer({"log_format": "{number} {text} end", "number": number, "text": "x" * (number * 7 % 300), "log_time": 0.0})
+writer.flush()
+"""
+
+
+def test_two_processes_and_one_pipe() -> None:
+    """20,000 lines of each of two processes come whole to the one who reads their pipe, and in order."""
+    reading, writing = os.pipe()
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)  # so that it is full again and again, amid whatever is longer
+    processes = [subprocess.Popen([sys.executable, "-c", SHARER, name], stdout=writing, cwd=ROOT) for name in ("a", "b")]
+    os.close(writing)
+    seen: dict[str, int] = {"a": 0, "b": 0}
+    with os.fdopen(reading, encoding="utf-8") as lines:
+        for line in lines:
+            start, name, _, number, *text = line.split()[1:]
+            assert start == "info"
+            expected = seen[name.strip("[]")]
+            assert (int(number), text[-1], len("".join(text[:-1]))) == (expected, "end", expected * 7 % 300)
+            seen[name.strip("[]")] += 1
+    assert [each.wait() for each in processes] == [0, 0]
+    assert seen == {"a": 20_000, "b": 20_000}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.support.memory import KEY, Recorder, World, masked, request
+from tests.support.memory import KEY, RawPeer, Recorder, World, masked, request
 from twistedws.errors import Cause, Refused
 from twistedws.session import Session
 
@@ -136,6 +137,34 @@ class Opening(SynchronousTestCase):
         first.sendClose(1000)
         world.flush()
         self.assertTrue(world.client().is_opened)
+
+    def test_a_crowd(self) -> None:
+        """Of too many at once each gets 503 with its own time to come back before it has said anything, and reaches nobody."""
+        world = World()
+        world.factory._accepted = lambda: False
+        waits = set()
+        for _ in range(100):
+            peer = world.raw()
+            self.assertEqual(status(peer), 503)
+            self.assertTrue(bytes(peer.data).endswith(b"\r\n\r\ntoo many at once"))
+            (wait,) = re.findall(rb"\r\nRetry-After: (\d+)\r\n", peer.data)
+            waits.add(int(wait))
+            self.assertIsNotNone(peer.ended)
+        self.assertTrue(waits <= set(range(1, 11)))
+        self.assertGreater(len(waits), 3)
+        self.assertEqual(set(world.ledger.refusals), {(Cause.HANDSHAKE_REFUSED, 503, "accept-rate")})
+        self.assertEqual((world.handlers, world.registry.connections, len(world.wheel)), ([], 0, 0))
+        self.assertEqual(world.metrics.refused, {Cause.HANDSHAKE_REFUSED: 100})
+        world.factory._accepted = lambda: True
+        self.assertTrue(world.client().is_opened)
+
+    def test_a_crowd_does_not_pile_up(self) -> None:
+        """Those of a crowd that do not go away are cut once there are too many of them."""
+        world = World(most_connections=1)
+        world.factory._accepted = lambda: False
+        world.flush = lambda: None  # type: ignore[method-assign]  # nobody takes the answer, and nobody goes
+        ends = [world.join(RawPeer()).server.aborted for _ in range(80)]
+        self.assertEqual(ends, [False] * 65 + [True] * 15)
 
     def test_refusals_do_not_pile_up(self) -> None:
         """Refused connections that do not go away are cut once there are too many of them."""

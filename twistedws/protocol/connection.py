@@ -601,14 +601,14 @@ class SiteFactory(ServerFactory):
 
     Args:
         site: What they share.
-        accepted: Called once per connection.
+        accepted: Called once per connection; whether it is to be served, or is one of too many at once.
     """
 
     noisy = False
     isServer = True  # Autobahn asks its factory
     protocol = ServerProtocol
 
-    def __init__(self, site: Site, accepted: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, site: Site, accepted: Callable[[], bool] = lambda: True) -> None:
         self.site, self._accepted = site, accepted
 
     def acceptableProtocols(self) -> list[bytes]:
@@ -617,9 +617,12 @@ class SiteFactory(ServerFactory):
 
     def buildProtocol(self, addr: IAddress | None) -> ServerProtocol:
         """A connection was accepted."""
-        self._accepted()
+        is_served = self._accepted()
         protocol = self.protocol(self.site)
         protocol.factory = self
-        if protocol._opening is not None:  # noqa: SLF001 - its own
-            protocol._opening.address = addr  # noqa: SLF001
+        opening = protocol._opening  # noqa: SLF001 - its own
+        if opening is not None:
+            opening.address = addr
+            if not is_served:
+                opening.is_surplus = True
         return protocol

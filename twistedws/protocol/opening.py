@@ -13,6 +13,7 @@ Laws of this module:
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Sequence
 from inspect import isawaitable
@@ -37,6 +38,7 @@ from twistedws.handshake import (
     switching_protocols,
     wants_upgrade,
 )
+from twistedws.listening import MOST_WAIT
 from twistedws.protocol.deflate import BoundedDeflate, negotiate
 from twistedws.protocol.plain import Connection as PlainConnection
 from twistedws.protocol.plain import PlainRequests
@@ -46,7 +48,7 @@ from twistedws.session import Handler, Session, Wire
 
 _log = Logger()
 
-RETRY_AFTER = "5"  # seconds, sent with every 503
+RETRY_AFTER = "5"  # seconds, sent with every 503 but those of a crowd
 MOST_REFUSALS = 64  # refused connections that may linger at once; above, they are aborted
 _PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self' ws: wss:"
 _PAGE_HEADERS = (("Content-Type", "text/html; charset=utf-8"), ("Content-Security-Policy", _PAGE_POLICY))
@@ -88,13 +90,14 @@ class Opening:
 
     Attributes:
         peer: The client's address as text; None until the first byte has come, since a PROXY protocol endpoint knows no earlier.
+        is_surplus: Whether it is one of a crowd that is not to be served.
         congested: Whether the transport's buffer is over its high-water mark.
         refusal: Why there was no session: the cause, None if the peer never asked for one; the status answered, if any; a few words.
     """
 
     __slots__ = (
         "_client", "_connection", "_decision", "_early", "_is_idle", "_is_stalled", "_parser", "_plain", "_session", "_taken",
-        "address", "congested", "peer", "refusal",
+        "address", "congested", "is_surplus", "peer", "refusal",
     )  # fmt: skip
 
     def __init__(self, connection: Connection) -> None:
@@ -109,6 +112,7 @@ class Opening:
         self._is_idle = False  # between two requests
         self._is_stalled = False  # between two requests, and the peer has not taken the answers yet
         self._taken = 0  # of what was written, when a deadline for it was put
+        self.is_surplus = False  # the factory says otherwise
         self.congested = False
         self.peer: str | None = None
         self.address: IAddress | None = None  # that the factory was told
@@ -120,10 +124,14 @@ class Opening:
         """The transport is there."""
         connection, site = self._connection, self._connection.site
         connection.put_deadline(site.handshake.handshake_timeout)
-        if site.most_connections and site.registry.connections > site.most_connections:
+        surplus = site.registry.connections - site.most_connections if site.most_connections else 0
+        if self.is_surplus:
+            soon = random.randint(1, 2 * MOST_WAIT)  # noqa: S311 - no secret; the crowd is not to come back at once
+            self._refuse(503, "too many at once", "accept-rate", [("Retry-After", str(soon))])
+        elif surplus > 0:
             self._refuse(503, "the server is full", "max-connections", [("Retry-After", RETRY_AFTER)])
-            if site.registry.connections > site.most_connections + MOST_REFUSALS:
-                connection.abort()
+        if surplus > MOST_REFUSALS:
+            connection.abort()
 
     def receive(self, data: bytes) -> bytes:
         """Take bytes; return what came behind the head, if the session is open already."""

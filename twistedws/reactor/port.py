@@ -43,6 +43,7 @@ class _Accepting:
     reactor: Any
     socket: Any
 
+    holds_accepted = True  # whether what is accepted in the turn in which the port is paused waits until it is resumed
     _wanted = False  # whether connections are accepted, as far as pauseProducing and resumeProducing go
     _server: Any = None
     _waiting: list[LoopTransport] | None = None  # accepted in the turn in which the port was paused
@@ -117,7 +118,7 @@ class _Accepting:
 
     def arrived(self, transport: LoopTransport) -> None:
         """A connection was accepted."""
-        if self._wanted:
+        if self._wanted or (self.connected and not self.holds_accepted):
             transport.introduce(self.factory)
             return
         transport.hold()

@@ -1,0 +1,188 @@
+"""Whose turn it is to accept: so that connections are spread evenly over the workers. See docs/adr/0013.
+
+All workers have the same listening sockets, and one at a time accepts from them: the one with the fewest connections. It reports when it
+has accepted so many that another may have fewer. No connection passes through the supervisor, and what waits in the kernel's queue
+belongs to no worker: a worker that is stuck, or dies, takes none of it with it.
+
+This module decides, and sends to workers what it has decided; it knows neither processes nor sockets. Its laws:
+
+- At most one worker has the turn.
+- To move the turn costs some 0.1 ms of CPU: it is moved at most ``MOVES`` times a second in the long run. A burst after quiet is spread
+  one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from twistedws.limits import TokenBucket
+from twistedws.supervisor.control import Accept, Message, Rest
+
+MOVES = 100.0  # per second
+BURST = 300.0  # moves at once
+MOST_WAIT = 5.0  # seconds that a connection may wait for its turn at --accept-rate
+PATIENCE = 2.0  # seconds for which others leave the share of a worker that died to its replacement
+_TOLERANCE = 1.02  # of an even share that a worker may have meanwhile
+_LITTLE = 100  # a hundredth of its load more than another's is no reason to move the turn
+_STEPS = 50.0  # times a second that a worker is told how many it may accept, at --accept-rate
+
+
+class Candidate(Protocol):
+    """A worker that may accept."""
+
+    @property
+    def load(self) -> int:
+        """Connections that it has."""
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether its event loop has given no sign of life for longer than usual."""
+
+    def send(self, message: Message) -> None:
+        """Tell it something."""
+
+
+class Balance:
+    """Gives the turn.
+
+    Args:
+        clock: The reactor, or a ``Clock``.
+        waiting: Returns how many connections wait in the kernel's queues, as far as is known.
+        accept_rate: Connections that may be accepted per second; 0 for any number.
+        max_connections: Connections that there may be, on all workers together; 0 for any number.
+    """
+
+    def __init__(self, clock: IReactorTime, waiting: Callable[[], int], accept_rate: float, max_connections: int) -> None:
+        self._clock, self._waiting, self._rate, self._most = clock, waiting, accept_rate, max_connections
+        now = clock.seconds()
+        self._moves = TokenBucket(MOVES, BURST, now)
+        self._pace = TokenBucket(accept_rate, max(1.0, accept_rate / 10), now) if accept_rate else None
+        self._again: IDelayedCall | None = None
+        self._candidates: Sequence[Candidate] = ()
+        self._others = 0
+        self._awaited = 0.0  # connections of workers that died, which are left to their replacements
+        self._awaited_until = 0.0
+        self.holder: Candidate | None = None
+        self._granted: Accept | None = None
+
+    def candidates(self, candidates: Sequence[Candidate], others: int) -> None:
+        """Say which workers may accept.
+
+        Args:
+            candidates: Those that serve, and are not leaving or stuck.
+            others: Connections of all other workers.
+        """
+        self._candidates, self._others = candidates, others
+        if self.holder is not None and self.holder not in candidates:
+            self._take_away()
+        self.decide()
+
+    def lost(self, load: int) -> None:
+        """A worker has died with so many connections: leave them to its replacement, for a while, since most come back at once."""
+        self._awaited += load
+        self._awaited_until = self._clock.seconds() + PATIENCE
+
+    def replaced(self) -> None:
+        """A replacement is there."""
+        self._awaited_until = 0.0
+
+    def accepted(self, number: int) -> None:
+        """So many connections were accepted."""
+        if self._pace is not None:
+            now = self._clock.seconds()
+            for _ in range(number):
+                self._pace.spend(now)
+
+    def spent(self) -> None:
+        """The worker that had the turn has accepted as many as it was allowed, and rests."""
+        self._granted = None
+
+    def decide(self) -> None:
+        """Give the turn to whom it is due."""
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        if not self._candidates:
+            return
+        now = self._clock.seconds()
+        loads = sorted(each.load for each in self._candidates)
+        best = min(self._candidates, key=lambda each: (each.is_busy, each.load))
+        if self._is_left_to_others(best, sum(loads), now):
+            self._take_away()
+            self._decide_later(0.05)
+            return
+        wait = self._pace.wait(now) if self._pace is not None else 0.0
+        if wait > 0:
+            self._take_away()
+            self._decide_later(max(wait, 1 / _STEPS))
+            return
+        if self.holder is not None and self.holder is not best and not self._is_worth_it(self.holder, best, now):
+            best = self.holder
+        second = min((each.load for each in self._candidates if each is not best), default=None)
+        self._give(best, self._grant(best, second, sum(loads), now))
+
+    def _is_left_to_others(self, best: Candidate, total: int, now: float) -> bool:
+        """Whether all workers have their share, and what comes now is the share of one that will be there soon."""
+        if now >= self._awaited_until:
+            self._awaited = 0.0
+            return False
+        share = (total + self._awaited) / (len(self._candidates) + 1)
+        return best.load >= share * _TOLERANCE
+
+    def _is_worth_it(self, holder: Candidate, best: Candidate, now: float) -> bool:
+        if holder.is_busy and not best.is_busy:
+            return True
+        if holder.load - best.load <= best.load // _LITTLE:
+            return False
+        if self._moves.take(now):
+            return True
+        self._decide_later(self._moves.wait(now))
+        return False
+
+    def _grant(self, worker: Candidate, second: int | None, total: int, now: float) -> Accept:
+        """Work out how many connections a worker may accept before it reports, and before it rests."""
+        after = 1_000_000 if second is None else max(1, second - worker.load + 1)
+        most = shed = 0
+        if self._pace is not None:
+            most = max(1, int(self._pace.tokens(now)))
+            shed = max(0, self._waiting() - int(self._rate * MOST_WAIT))
+        if self._most:
+            left = self._most - total - self._others
+            if left <= 0:
+                return Accept(after=1_000_000, shed=-1)
+            most = min(most or left, left)
+        if second is not None and second < worker.load:  # it keeps the turn only since to move it would cost too much
+            after = max(after, 4)
+        return Accept(after=after, most=most, shed=shed)
+
+    def _give(self, worker: Candidate, grant: Accept) -> None:
+        if worker is self.holder and grant == self._granted:
+            return
+        previous, self.holder, self._granted = self.holder, worker, grant
+        worker.send(grant)
+        if previous is not None and previous is not worker:
+            previous.send(Rest())
+
+    def _take_away(self) -> None:
+        if self.holder is not None:
+            self.holder.send(Rest())
+            self.holder = self._granted = None
+
+    def _decide_later(self, seconds: float) -> None:
+        if self._again is None:
+            self._again = self._clock.callLater(seconds, self._decide_again)
+
+    def _decide_again(self) -> None:
+        self._again = None
+        self.decide()
+
+    def stop(self) -> None:
+        """Give nobody the turn any more."""
+        self._candidates = ()
+        self._take_away()
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None

@@ -1,0 +1,271 @@
+"""The sockets that are listened on: held by the supervisor for as long as it lives, and adopted by each worker.
+
+Owns the descriptors. Its laws:
+
+- A socket stays open from one configuration to the next, and from one supervisor to its successor, if its endpoint's text is the same: no
+  connection is refused meanwhile. What waits in the kernel's queue belongs to no worker.
+- The supervisor never accepts; it only listens. A worker never removes a socket's file.
+
+Both sides have Twisted parse the same endpoint strings, so that everything around a socket (TLS, the PROXY protocol) is as in one process.
+They differ in the reactor that the endpoint is given: here one that opens a socket, there one that adopts it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from zope.interface import implementer
+
+from twistedws import config
+from twistedws.errors import ConfigurationError, ListenError
+from twistedws.listening import descriptions, endpoint_error, listen_error, remove_stale_socket
+
+_log = Logger()
+
+_ADOPTED = re.compile(r"^(haproxy:)?systemd:.*")  # endpoints that name descriptors which only the supervisor has inherited
+
+
+class ListeningSockets:
+    """The sockets that the supervisor holds, by the description of their endpoint.
+
+    Args:
+        reactor: For endpoints to be parsed with.
+        inherited: Descriptors, by description, of the supervisor that this one replaces.
+    """
+
+    def __init__(self, reactor: Any, inherited: Mapping[str, int] | None = None) -> None:
+        self._reactor = reactor
+        self._held = {description: socket.socket(fileno=fd) for description, fd in (inherited or {}).items()}
+
+    def open(self, settings: config.Listening) -> list[str]:
+        """Open those of the settings' endpoints that are not open.
+
+        Returns:
+            The descriptions, in the order in which workers count them.
+
+        Raises:
+            ConfigurationError: A text is no endpoint.
+            ListenError: An endpoint cannot be listened on. Those that this call has opened are closed again.
+        """
+        wanted = descriptions(settings)
+        opened: list[str] = []
+        try:
+            for description in wanted:
+                if description not in self._held:
+                    self._held[description] = self._listen(description)
+                    opened.append(description)
+                    _log.info("listening on {address}", address=address_text(self._held[description]))
+        except Exception:
+            self._close(opened)
+            raise
+        return wanted
+
+    def _listen(self, description: str) -> socket.socket:
+        opener = _Opener(self._reactor)
+        try:
+            endpoint = serverFromString(opener, description)
+        except Exception as error:
+            raise endpoint_error(description, error) from error
+        remove_stale_socket(description)
+        failures: list[Any] = []
+        endpoint.listen(Factory()).addErrback(failures.append)
+        if failures and failures[0].check(OSError, CannotListenError):
+            raise ListenError(f"{description}: {listen_error(failures[0])}")
+        if opener.socket is None:
+            raise ConfigurationError(
+                "endpoint", description, "workers cannot share it; tcp:, tcp6:, ssl:, unix:, systemd: and haproxy: of these are accepted"
+            )
+        return opener.socket
+
+    def of(self, wanted: list[str]) -> list[socket.socket]:
+        """Return the sockets of these endpoints, in their order."""
+        return [self._held[each] for each in wanted]
+
+    def keep(self, wanted: set[str]) -> None:
+        """Close all but those of these endpoints."""
+        self._close([each for each in self._held if each not in wanted])
+
+    def close(self) -> None:
+        """Close all."""
+        self._close(list(self._held))
+
+    def descriptors(self) -> dict[str, int]:
+        """Return the descriptors, by description."""
+        return {description: held.fileno() for description, held in self._held.items()}
+
+    def _close(self, given_up: list[str]) -> None:
+        for description in given_up:
+            held = self._held.pop(description)
+            path = held.getsockname() if held.family == socket.AF_UNIX and not _ADOPTED.match(description) else ""
+            held.close()
+            if path and isinstance(path, str):
+                with contextlib.suppress(OSError):
+                    os.unlink(path)  # noqa: PTH108 - it may be no text of the file system's encoding
+
+
+def address_text(listening: socket.socket) -> str:
+    """Return what is listened on, as the log has it."""
+    name = listening.getsockname()
+    if listening.family == socket.AF_UNIX:
+        return f"unix:{os.fsdecode(name)}"
+    return f"[{name[0]}]:{name[1]}" if listening.family == socket.AF_INET6 else f"{name[0]}:{name[1]}"
+
+
+class _Stand:
+    """Stands for the reactor where an endpoint is parsed and listened on; all but listening is the reactor's own."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reactor, name)
+
+
+class _Opener(_Stand):
+    """Opens the socket of an endpoint, and does not accept.
+
+    Attributes:
+        socket: The socket; None until it is open.
+    """
+
+    def __init__(self, reactor: Any) -> None:
+        super().__init__(reactor)
+        self.socket: socket.socket | None = None
+
+    def listenTCP(self, port: int, factory: object, backlog: int = 50, interface: str = "") -> _Listened:  # noqa: ARG002
+        """Open a TCP socket."""
+        family = socket.AF_INET6 if ":" in interface else socket.AF_INET
+        place: Any = (interface, port)
+        if family == socket.AF_INET6:  # with its zone
+            place = socket.getaddrinfo(interface, port, family, socket.SOCK_STREAM, 0, socket.AI_NUMERICHOST)[0][4]
+        opened = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            opened.bind(place)
+            opened.listen(backlog)
+        except BaseException:
+            opened.close()
+            raise
+        return self._hold(opened)
+
+    def listenSSL(self, port: int, factory: object, contextFactory: object, backlog: int = 50, interface: str = "") -> _Listened:  # noqa: ARG002
+        """Open the TCP socket: TLS is the workers'."""
+        return self.listenTCP(port, factory, backlog, interface)
+
+    def listenUNIX(self, address: Any, factory: object, backlog: int = 50, mode: int = 0o666, wantPID: bool = False) -> _Listened:  # noqa: ARG002
+        """Open a UNIX socket."""
+        opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            opened.bind(address)
+            if os.fsencode(address)[:1] != b"\0":
+                Path(os.fsdecode(address)).chmod(mode)
+            opened.listen(backlog)
+        except BaseException:
+            opened.close()
+            raise
+        return self._hold(opened)
+
+    def adoptStreamPort(self, fileDescriptor: int, addressFamily: int, factory: object) -> _Listened:  # noqa: ARG002
+        """Take a duplicate of a descriptor that was inherited."""
+        return self._hold(socket.fromfd(fileDescriptor, addressFamily, socket.SOCK_STREAM))
+
+    def _hold(self, opened: socket.socket) -> _Listened:
+        opened.setblocking(False)
+        self.socket = opened
+        return _Listened()
+
+
+@implementer(IListeningPort)
+class _Listened:
+    """What an endpoint is given for a port in the supervisor, where nobody asks it for anything."""
+
+    def startListening(self) -> None:
+        """It listens already."""
+
+    def stopListening(self) -> None:
+        """``ListeningSockets`` closes it."""
+
+    def getHost(self) -> IPv4Address | IPv6Address | UNIXAddress:
+        """Nobody asks."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """A listening socket that a worker has inherited.
+
+    Attributes:
+        descriptor: Its number here.
+        family: ``socket.AF_INET`` and the like.
+    """
+
+    descriptor: int
+    family: int
+
+
+def adopted_endpoints(settings: config.Listening, inherited: list[Adopted], reactor: Any) -> list[tuple[str, IStreamServerEndpoint]]:
+    """Make a worker's endpoints, each with the string that describes it.
+
+    Args:
+        settings: Those that the supervisor opened the sockets by.
+        inherited: The sockets, in the order of the endpoints.
+        reactor: The worker's.
+
+    Raises:
+        ConfigurationError: A string is no endpoint, or names what cannot be read (a certificate).
+    """
+    made = []
+    for description, each in zip(descriptions(settings), inherited, strict=True):
+        here = _ADOPTED.sub(r"\1tcp:0", description)  # the number of the descriptor is the supervisor's
+        try:
+            made.append((description, serverFromString(_Adopter(reactor, each), here)))
+        except Exception as error:
+            raise endpoint_error(description, error) from error
+    return made
+
+
+class _Adopter(_Stand):
+    """Adopts the socket of an endpoint, whatever it asks for.
+
+    Args:
+        reactor: The worker's.
+        adopted: The socket.
+    """
+
+    def __init__(self, reactor: Any, adopted: Adopted) -> None:
+        super().__init__(reactor)
+        self._adopted = adopted
+
+    def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> Any:  # noqa: ARG002
+        """Adopt it."""
+        port_of_reactor = self._reactor.adoptStreamPort(self._adopted.descriptor, self._adopted.family, factory)
+        if self._adopted.family == socket.AF_UNIX:
+            port_of_reactor._bindPath = b"\0"  # noqa: SLF001 - else Twisted's port removes the file at its end
+        os.close(self._adopted.descriptor)  # the port has a duplicate
+        return port_of_reactor
+
+    def listenSSL(self, port: int, factory: Any, contextFactory: Any, backlog: int = 50, interface: str = "") -> Any:
+        """Adopt it, for TLS."""
+        return self.listenTCP(port, TLSMemoryBIOFactory(contextFactory, False, factory, cast("Any", self._reactor)), backlog, interface)
+
+    def listenUNIX(self, address: Any, factory: Any, backlog: int = 50, mode: int = 0o666, wantPID: bool = False) -> Any:  # noqa: ARG002
+        """Adopt it."""
+        return self.listenTCP(0, factory)
+
+    def adoptStreamPort(self, fileDescriptor: int, addressFamily: int, factory: Any) -> Any:  # noqa: ARG002
+        """Adopt it; the number is the supervisor's."""
+        return self.listenTCP(0, factory)
