@@ -20,12 +20,14 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from bench import machine, sections
+from bench.balance import established, sockets_of
 from bench.catalogue import Launch, Server, default_checkout, ours
 from bench.environment import ROOT, Unavailable, load_generator
 from bench.process import START_TIMEOUT, Failed, Running
@@ -62,6 +64,11 @@ class WithWorkers(Running):
             self.pids = machine.tree(root)
         return self
 
+    def shares(self) -> list[int]:
+        """Return how many established connections each worker has."""
+        inodes = established(self.launch.port)
+        return sorted(len(inodes & sockets_of(pid)) for pid in self.pids[1:] or self.pids)
+
     def _share(self) -> float:
         try:
             begin = machine.cpu_seconds(self.pids)
@@ -94,8 +101,15 @@ def title(count: int) -> str:
 
 def measured(running: WithWorkers, case: Case, seconds: float) -> Row:
     """Measure a case."""
+    shares: list[int] = []
+    sample = threading.Timer(0.3 + seconds / 2, lambda: shares.extend(running.shares()))
     before = cpu_times()
-    found = running.load(*case.arguments, "--seconds", str(seconds))
+    sample.start()
+    try:
+        found = running.load(*case.arguments, "--seconds", str(seconds))
+    finally:
+        sample.cancel()
+        sample.join()
     idle_time, all_time = (late - early for late, early in zip(cpu_times(), before, strict=True))
     if not found["count"]:
         raise Failed("nothing was done in the measured time")
@@ -108,6 +122,7 @@ def measured(running: WithWorkers, case: Case, seconds: float) -> Row:
         "load_busy": found["client_cpu_ns"] / found["seconds"] / 1e9,
         "idle": idle_time / all_time if all_time else 0.0,
         "failures": found.get("failures", 0),
+        "shares": shares,
     }
 
 
@@ -158,6 +173,12 @@ def per_second(row: Row) -> float | None:
 def idle(row: Row) -> float | None:
     """Return the part of the machine's cores that had nothing to do."""
     return row.get("idle")
+
+
+def largest(row: Row) -> float | None:
+    """Return the part of all connections that the worker has which has the most."""
+    shares = row.get("shares")
+    return max(shares) / sum(shares) if shares and sum(shares) else None
 
 
 def load_busy(row: Row) -> float | None:
@@ -240,7 +261,7 @@ class Page:
             f"Events per second on the machine's {self.cores} cores, of which the load generator takes a part: a second worker has what",
             "is left. Nothing is pinned to a core.",
             "",
-            *self._matrix(ALL_CORES, cases, per_second),
+            *self._matrix(ALL_CORES, cases, per_second, ratios=False),
             *table(["ratio", *(each.name for each in cases)], rises),
             f"Cores at work, of {self.cores}: the server's processes / the load generator / whatever else runs on the machine, and what",
             "its host takes. A second worker can have no more than the others leave.",
@@ -255,6 +276,9 @@ class Page:
                     for count in self.counts
                 ],
             ),
+            "The part of the connections that the worker has which has the most: a server is as fast as that worker.",
+            "",
+            *self._matrix(ALL_CORES, CASES, largest, ratios=False),
             "CPU of the same, in microseconds for each event: on all cores, where processes run beside each other.",
             "",
             *self._matrix(ALL_CORES, cases),
@@ -266,11 +290,11 @@ class Page:
     def _pairs(self) -> list[tuple[int, int]]:
         return [(high, low) for high in self.counts for low in self.counts if high > low]
 
-    def _matrix(self, section: str, cases: list[Case], figure: Figure = cpu) -> list[str]:
+    def _matrix(self, section: str, cases: list[Case], figure: Figure = cpu, *, ratios: bool = True) -> list[str]:
         lines = [
             [title(count), *(cell(self.rows.spread(section, each.name, name(count), figure)) for each in cases)] for count in self.counts
         ]
-        if figure is not per_second:
+        if ratios:
             lines += [
                 [f"{title(high)} ÷ {title(low)}", *(self._ratio(section, each, high, low, figure) for each in cases)]
                 for high, low in self._pairs()

@@ -13,6 +13,7 @@ This module decides, and sends to workers what it has decided; it knows neither 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -24,9 +25,10 @@ from twistedws.supervisor.control import Accept, Message, Rest
 MOVES = 100.0  # per second
 BURST = 300.0  # moves at once
 MOST_WAIT = 5.0  # seconds that a connection may wait for its turn at --accept-rate
-PATIENCE = 2.0  # seconds for which others leave the share of a worker that died to its replacement
+PATIENCE = 3.0  # seconds for which others leave the share of a worker that died to its replacement
 _TOLERANCE = 1.02  # of an even share that a worker may have meanwhile
 _LITTLE = 100  # a hundredth of its load more than another's is no reason to move the turn
+_RARELY = 8  # connections from one report to the next of a worker that has more than another already
 _STEPS = 50.0  # times a second that a worker is told how many it may accept, at --accept-rate
 
 
@@ -36,6 +38,10 @@ class Candidate(Protocol):
     @property
     def load(self) -> int:
         """Connections that it has."""
+
+    @property
+    def accepted(self) -> int:
+        """Connections that it has accepted since its start."""
 
     @property
     def is_busy(self) -> bool:
@@ -63,7 +69,7 @@ class Balance:
         self._again: IDelayedCall | None = None
         self._candidates: Sequence[Candidate] = ()
         self._others = 0
-        self._awaited = 0.0  # connections of workers that died, which are left to their replacements
+        self._awaited = 0  # connections of workers that died, which are left to their replacements
         self._awaited_until = 0.0
         self.holder: Candidate | None = None
         self._granted: Accept | None = None
@@ -91,6 +97,7 @@ class Balance:
 
     def accepted(self, number: int) -> None:
         """So many connections were accepted."""
+        self._awaited = max(0, self._awaited - number)
         if self._pace is not None:
             now = self._clock.seconds()
             for _ in range(number):
@@ -99,6 +106,10 @@ class Balance:
     def spent(self) -> None:
         """The worker that had the turn has accepted as many as it was allowed, and rests."""
         self._granted = None
+
+    def decide_soon(self) -> None:
+        """Give the turn to whom it is due, once for all that is heard in this turn of the loop."""
+        self._decide_later(0.0)
 
     def decide(self) -> None:
         """Give the turn to whom it is due."""
@@ -110,7 +121,8 @@ class Balance:
         now = self._clock.seconds()
         loads = sorted(each.load for each in self._candidates)
         best = min(self._candidates, key=lambda each: (each.is_busy, each.load))
-        if self._is_left_to_others(best, sum(loads), now):
+        share = self._share(sum(loads), now)
+        if share is not None and best.load >= share:
             self._take_away()
             self._decide_later(0.05)
             return
@@ -122,15 +134,14 @@ class Balance:
         if self.holder is not None and self.holder is not best and not self._is_worth_it(self.holder, best, now):
             best = self.holder
         second = min((each.load for each in self._candidates if each is not best), default=None)
-        self._give(best, self._grant(best, second, sum(loads), now))
+        self._give(best, self._grant(best, second, share, sum(loads), now))
 
-    def _is_left_to_others(self, best: Candidate, total: int, now: float) -> bool:
-        """Whether all workers have their share, and what comes now is the share of one that will be there soon."""
+    def _share(self, total: int, now: float) -> int | None:
+        """Return how many connections a worker may have while what comes is left to one that will be there soon; None for any number."""
         if now >= self._awaited_until:
-            self._awaited = 0.0
-            return False
-        share = (total + self._awaited) / (len(self._candidates) + 1)
-        return best.load >= share * _TOLERANCE
+            self._awaited = 0
+            return None
+        return math.ceil((total + self._awaited) / (len(self._candidates) + 1) * _TOLERANCE)
 
     def _is_worth_it(self, holder: Candidate, best: Candidate, now: float) -> bool:
         if holder.is_busy and not best.is_busy:
@@ -142,21 +153,26 @@ class Balance:
         self._decide_later(self._moves.wait(now))
         return False
 
-    def _grant(self, worker: Candidate, second: int | None, total: int, now: float) -> Accept:
+    def _grant(self, worker: Candidate, second: int | None, share: int | None, total: int, now: float) -> Accept:
         """Work out how many connections a worker may accept before it reports, and before it rests."""
         after = 1_000_000 if second is None else max(1, second - worker.load + 1)
-        most = shed = 0
+        # After quiet it rests of itself, so that what comes at once is spread one by one; in a crowd it goes on until it is told.
+        most = after if second is not None and self._moves.tokens(now) > BURST / 2 else 0
+        shed = 0
         if self._pace is not None:
-            most = max(1, int(self._pace.tokens(now)))
+            tokens = max(1, int(self._pace.tokens(now)))
+            most = min(most or tokens, tokens)
             shed = max(0, self._waiting() - int(self._rate * MOST_WAIT))
         if self._most:
             left = self._most - total - self._others
             if left <= 0:
                 return Accept(after=1_000_000, shed=-1)
             most = min(most or left, left)
+        if share is not None:
+            most = min(most or share, max(1, share - worker.load))
         if second is not None and second < worker.load:  # it keeps the turn only since to move it would cost too much
-            after = max(after, 4)
-        return Accept(after=after, most=most, shed=shed)
+            after = _RARELY
+        return Accept(after=after, until=worker.accepted + most if most else 0, shed=shed)
 
     def _give(self, worker: Candidate, grant: Accept) -> None:
         if worker is self.holder and grant == self._granted:
@@ -172,8 +188,11 @@ class Balance:
             self.holder = self._granted = None
 
     def _decide_later(self, seconds: float) -> None:
-        if self._again is None:
-            self._again = self._clock.callLater(seconds, self._decide_again)
+        if self._again is not None:
+            if self._again.getTime() <= self._clock.seconds() + seconds:
+                return
+            self._again.cancel()
+        self._again = self._clock.callLater(seconds, self._decide_again)
 
     def _decide_again(self) -> None:
         self._again = None

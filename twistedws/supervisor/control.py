@@ -90,13 +90,14 @@ class Accept(Message, frozen=True, tag="accept"):
     """It is this worker's turn to accept connections, until it is told to rest.
 
     Attributes:
-        after: Connections after which it is to report.
-        most: Connections after which it is to rest of itself; 0 for any number.
+        after: Connections after each of which it is to report.
+        until: Of all connections accepted since its start, the number at which it is to rest of itself; 0 for any number. Not how many
+            more: it may have accepted some that the supervisor has not heard of yet.
         shed: Connections that are to be refused first, since more wait than can be served in time; -1 for all.
     """
 
     after: int = 1
-    most: int = 0
+    until: int = 0
     shed: int = 0
 
 

@@ -43,12 +43,16 @@ class Turn:
         self.accepted = 0
         self.rests = True
         self._listening, self._report = listening, report
-        self._after = self._most = self._shed = 0
+        self._every = self._after = self._until = self._shed = 0
 
     def begin(self, grant: Accept) -> None:
         """It is this worker's turn."""
-        self._after, self._most, self._shed = grant.after, grant.most, grant.shed
-        if self.rests:
+        self._every = self._after = grant.after
+        self._until, self._shed = grant.until, grant.shed
+        if self._is_over:
+            self.end()
+            self._report()
+        elif self.rests:
             self.rests = False
             self._listening.resume()
 
@@ -57,6 +61,11 @@ class Turn:
         if not self.rests:
             self.rests = True
             self._listening.rest()
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether it has accepted as many as it may."""
+        return bool(self._until) and self.accepted >= self._until and not self._shed
 
     def take(self) -> bool:
         """A connection was accepted.
@@ -69,13 +78,11 @@ class Turn:
             return False
         self.accepted += 1
         self._after -= 1
-        if self._most:
-            self._most -= 1
-            if not self._most:
-                self.end()
-                self._report()
-                return True
-        if not self._after:
+        if self._is_over:
+            self.end()
+            self._report()
+        elif not self._after:
+            self._after = self._every
             self._report()
         return True
 
@@ -103,7 +110,7 @@ class Membership:
         self._sockets = [Adopted(descriptor, family) for descriptor, family in birth.sockets]
         self._link: Link | None = None
         self._make_report: Callable[[], Report] = Report
-        self._reports = LoopingCall(self._report)
+        self._reports: LoopingCall | None = None  # made late: to make one installs a reactor
 
     @classmethod
     def from_environment(cls, environment: MutableMapping[str, str]) -> Membership | None:
@@ -197,6 +204,7 @@ class Membership:
         link.start(lambda message: acts[type(message)](message), lambda: None)  # its end is the witness's business
         witness.attend(loop, lambda: reactor.callFromThread(orphaned))
         link.send(Ready())
+        self._reports = LoopingCall(self._report)
         self._reports.clock = reactor
         self._reports.start(REPORT)
 
@@ -211,7 +219,7 @@ class Membership:
 
     def leave(self) -> None:
         """The event loop is about to end: one last report, of all that was counted."""
-        if self._reports.running:
+        if self._reports is not None and self._reports.running:
             self._reports.stop()
             self.report()
 

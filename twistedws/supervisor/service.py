@@ -465,7 +465,7 @@ class Supervisor(Service):
             self._balance.accepted(message.accepted - accepted)
             if worker is self._balance.holder and message.rests:
                 self._balance.spent()
-            self._balance.decide()
+            self._balance.decide_soon()
         elif isinstance(message, Ready):
             self._is_ready(worker)
 
@@ -487,7 +487,12 @@ class Supervisor(Service):
     def _look_for_end(self, worker: Worker, since: float | None = None) -> None:
         """A worker's link has ended: so will its process."""
         now = self._reactor.seconds()
-        since = now if since is None else since
+        if since is None:
+            since = now
+            worker.has_gone = True
+            if worker in self._current.workers:
+                self._balance.lost(worker.load)
+                self._offer()
         status = worker.spawned.process.poll()
         if status is None:
             if now - since > _REAP_TIME:
@@ -518,7 +523,6 @@ class Supervisor(Service):
             return
         if lost:
             self._past = _sum(self._past, Counts(closed={Cause.WORKER_LOST.value: lost}))
-        self._balance.lost(worker.load)
         self._replace(worker, why, lost)
 
     def _replace(self, worker: Worker, why: str, lost: int) -> None:

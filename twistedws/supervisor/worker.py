@@ -55,6 +55,7 @@ class Worker:
     Attributes:
         stage: How far it is.
         silence: Seconds for which it has given no sign of life, once it serves.
+        has_gone: Whether its link has ended: its process is about to.
         is_stuck: Whether it has been silent too long, and is not to have connections.
         report: The latest.
         failed: What it said of a start that failed.
@@ -73,6 +74,7 @@ class Worker:
         self.silence = 0.0
         self.is_stuck = False
         self.is_killed = False
+        self.has_gone = False
         self.report = Report()
         self.failed: Failed | None = None
         self._stacks: str | None = None  # so far, while they are awaited
@@ -89,6 +91,11 @@ class Worker:
     def load(self) -> int:
         """Connections that it has."""
         return self.report.connections
+
+    @property
+    def accepted(self) -> int:
+        """Connections that it has accepted since its start."""
+        return self.report.accepted
 
     @property
     def is_busy(self) -> bool:
@@ -190,4 +197,4 @@ class Worker:
 
 def accepts(worker: Worker) -> bool:
     """Whether a worker may be given connections."""
-    return worker.stage is Stage.SERVING and not worker.is_stuck and not worker.is_killed
+    return worker.stage is Stage.SERVING and not (worker.is_stuck or worker.is_killed or worker.has_gone)
