@@ -394,7 +394,7 @@ class Workers:
         "Time without a sign of life from a worker's event loop after which its stacks are logged, and it gets no more connections",
         unit="s",
         minimum=0.5,
-        because="a worker gives a sign of life every quarter of a second",
+        because="a worker gives a sign of life every tenth of a second",
     )
     worker_timeout: float = setting(
         30.0,
@@ -402,7 +402,7 @@ class Workers:
         unit="s",
         minimum=1.0,
         zero="never",
-        because="a worker gives a sign of life every quarter of a second",
+        because="a worker gives a sign of life every tenth of a second",
     )
 
 

@@ -71,7 +71,12 @@ def parsed(setting: str, described: Iterable[str], reactor: object) -> list[tupl
 
 def endpoint_error(description: str, error: Exception, setting: str = "endpoint") -> ConfigurationError:
     """Say what is wrong with an endpoint's string, after whatever its parser, or OpenSSL below it, has raised."""
-    text = "no such descriptor was inherited (LISTEN_FDS)" if isinstance(error, LookupError) else str(error) or type(error).__name__
+    if isinstance(error, LookupError):
+        text = "no such descriptor was inherited (LISTEN_FDS)"
+    elif isinstance(error, OSError) and error.errno:
+        text = os.strerror(error.errno) + (f": {error.filename}" if error.filename else "")
+    else:
+        text = str(error) or type(error).__name__
     return ConfigurationError(
         setting, description, f"{' '.join(text.split())}; a server endpoint string of Twisted is accepted, as tcp:8000"
     )
@@ -84,7 +89,7 @@ class ListeningService(Service):
         settings: Where, and how fast.
         reactor: For timers.
         places: What ``endpoints`` returned.
-        doing: What is done there, for the log.
+        doing: What is done there, for the log; "" for no line, where another process has said it.
     """
 
     def __init__(
@@ -201,8 +206,8 @@ class ListeningService(Service):
         if self._rests:
             port.holds_accepted = False  # type: ignore[attr-defined]  # it is one of ours
             cast("IPushProducer", port).pauseProducing()
-            return
-        _log.info("{doing} on {address}", doing=self._doing, address=_address_text(port))
+        if self._doing:
+            _log.info("{doing} on {address}", doing=self._doing, address=_address_text(port))
 
 
 def waiting_in(listening: socket.socket) -> int:
@@ -259,13 +264,14 @@ def remove_stale_socket(description: str) -> None:
 def listen_error(failure: Failure) -> str:
     """Say in a few words why an endpoint cannot be listened on."""
     error = failure.value
-    if isinstance(error, CannotListenError):
-        cause = error.socketError
-        if str(cause) == "Cannot acquire lock":  # Twisted's lock file beside a UNIX socket
-            return "another process listens there"
-        number = getattr(cause, "errno", None)
-        return os.strerror(number) if isinstance(number, int) else str(cause)
-    return " ".join(str(error).split()) or type(error).__name__
+    cause = error.socketError if isinstance(error, CannotListenError) else error
+    if str(cause) == "Cannot acquire lock":  # Twisted's lock file beside a UNIX socket
+        return "another process listens there"
+    number = getattr(cause, "errno", None)
+    if isinstance(number, int) and number > 0:
+        return os.strerror(number)
+    # a name that cannot be resolved has a number of another list (socket.gaierror)
+    return " ".join(str(getattr(cause, "strerror", None) or cause).split()) or type(cause).__name__
 
 
 def _address_text(port: IListeningPort) -> str:

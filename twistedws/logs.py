@@ -346,8 +346,13 @@ def _text_line(event: LogEvent, level: str, process: str) -> str:
     failure = event.get("log_failure")
     if failure is not None:
         # each line of it is set in, and so cannot be taken for an event
-        line += "".join(f"\t{_printable(each)}\n" for each in failure.getTraceback().splitlines())
-    return line
+        line += _set_in(failure.getTraceback())
+    stack = event.get("stack")
+    return line + _set_in(stack) if stack else line
+
+
+def _set_in(text: str) -> str:
+    return "".join(f"\t{_printable(each)}\n" for each in text.splitlines())
 
 
 def _json_line(event: LogEvent, level: str, process: str) -> str:

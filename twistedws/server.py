@@ -196,8 +196,15 @@ class Server(Root):
         if isinstance(self.site.observer, ConnectionLog):
             self.site.observer.writer = writer
 
+    def privilegedStartService(self) -> None:
+        """Listen while there is the right to, if it is going to be given up; accept later."""
+        super().privilegedStartService()
+        if any(self.twistd.get(each) is not None for each in ("uid", "gid")):
+            self.listening.rest()
+            self._listen()
+
     def startService(self) -> None:
-        """Start everything; listen last."""
+        """Start everything; listen last, or accept."""
         super().startService()
         limit = raise_descriptor_limit()  # again: daemonize may come between
         _log.info(
@@ -206,20 +213,28 @@ class Server(Root):
         )  # fmt: skip
         self._answer_operators()
         self._start_application()
-        try:
-            self.listening.startService()
-        except ListenError as error:
-            if self.site.application.shutdown is not None:
-                self._loop.run_until_complete(self.site.application.shutdown())
-            self._cannot_serve(f"cannot listen on {error}", error)
+        if self.listening.running:
+            self.listening.resume()
+        else:
+            self._listen()
         core = cast("IReactorCore", self._reactor)
         core.addSystemEventTrigger("after", "startup", self._settle)
         core.addSystemEventTrigger("after", "shutdown", self._end_in_time)
+
+    def _listen(self) -> None:
+        try:
+            self.listening.startService()
+        except ListenError as error:
+            if self.running and self.site.application.shutdown is not None:
+                self._loop.run_until_complete(self.site.application.shutdown())
+            self._cannot_serve(f"cannot listen on {error}", error)
 
     @inlineCallbacks
     def stopService(self) -> Any:
         """Be ready no more, then listen no more, drain, and stop the rest."""
         self._stop_asked = True
+        if self._membership is not None:
+            self._membership.leaves()
         if self._announcer is not None:
             self._announcer.stopping(f"stopping: {len(self.site.registry)} sessions")
         shutdown = self._settings.shutdown
@@ -296,7 +311,7 @@ class Server(Root):
             registry=self.site.registry,
             metrics=self.site.metrics,
             drain=self._drain_over,
-            hurry=self.stop_or_hurry,
+            hurry=self._hurry,
             reopen=self._reopen,
         )
 
@@ -304,6 +319,11 @@ class Server(Root):
         if not self._stop_asked:
             self._seconds = seconds
             self.stop_or_hurry()
+
+    def _hurry(self) -> None:
+        if not self._stop_asked:
+            self._drain_over(0.0)
+        self.stop_or_hurry()
 
     def _cannot_reload(self) -> None:
         if self._announcer is not None:  # systemd waits for both, where it is what has sent the signal
@@ -350,7 +370,7 @@ class Head(Root):
         supervisor: Of the workers.
         announcer: Tells others.
         admin: The operators' endpoint.
-        replace: Puts a new supervisor in the place of this process's; returns if that cannot be.
+        replace: Tries to put a new supervisor in the place of this process's; calls its argument when nothing can fail any more.
     """
 
     def __init__(
@@ -360,7 +380,7 @@ class Head(Root):
         supervisor: Supervisor,
         announcer: Announcer,
         admin: AdminService,
-        replace: Callable[[], None],
+        replace: Callable[[Callable[[], None]], None],
     ) -> None:
         super().__init__(settings, reactor, announcer, admin, "supervisor")
         self.supervisor, self._replace = supervisor, replace
@@ -394,7 +414,7 @@ class Head(Root):
                 signal.SIGTTIN: supervisor.more,
                 signal.SIGTTOU: supervisor.fewer,
                 signal.SIGUSR1: self._reopen,
-                signal.SIGUSR2: self._replace,
+                signal.SIGUSR2: lambda: self._replace(self._step_aside),
             }
         )
         signal.pthread_sigmask(signal.SIG_SETMASK, ())  # of a supervisor before this one, which kept them for us
@@ -427,6 +447,14 @@ class Head(Root):
         if not self._stop_asked:
             self._stop_or_hurry()
         self._reactor.callLater(0, self.supervisor.hurry)
+
+    def _step_aside(self) -> None:
+        """Another program is about to be in this process: write what waits, remove what it would take for another's."""
+        self._log_waits_no_more()
+        sys.stdout.flush()
+        pidfile = self.twistd.get("pidfile")
+        if pidfile:
+            Path(pidfile).unlink(missing_ok=True)
 
     def _give_up(self, status: int, text: str) -> None:
         """The workers do not start: end, as one process would have."""

@@ -290,7 +290,7 @@ def compose(settings: config.Configuration, reactor: Any, membership: Membership
         turn=Turn(loop.call_soon) if loop is not None else None,
         most_connections=most_connections(settings.limits.max_connections, raise_descriptor_limit()),
     )
-    listening = ListeningService(settings.listening, clock, places)
+    listening = ListeningService(settings.listening, clock, places, "listening" if membership is None else "")
     listening.factory = SiteFactory(site, listening.accepted if membership is None else membership.take_turns(listening))
     if membership is not None:
         return Server(settings, reactor, site, listening, loop, membership=membership)
@@ -331,7 +331,6 @@ def compose_supervisor(options: Options, reactor: Any) -> Head:
         launch,
         options.resolve,
         notifier.environment,
-        lambda: _step_aside(twistd),
         reactor,
     )
     return Head(settings, reactor, supervisor, announcer, AdminService(settings.admin, health, reactor), succession.begin)
@@ -359,13 +358,6 @@ def _command(options: Options, twistd_options: list[str]) -> list[str]:
     file = log_file(twistd)
     kept += [f"--logfile={file}"] if file is not None else []
     return [sys.executable, *head, *kept, "twistedws", *options.arguments]
-
-
-def _step_aside(twistd: Mapping[str, Any]) -> None:
-    """Remove what the next supervisor makes anew, and would take for another's."""
-    sys.stdout.flush()
-    if twistd.get("pidfile"):
-        Path(twistd["pidfile"]).unlink(missing_ok=True)
 
 
 def _starter(loop: Any | None) -> Callable[[Awaitable[None]], Deferred[None]]:

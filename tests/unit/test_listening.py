@@ -123,6 +123,8 @@ class Port:
         (CannotListenError("", 1, OSError(98, "Address already in use")), "Address already in use"),
         (CannotListenError("", 1, "Cannot acquire lock"), "another process listens there"),
         (CannotListenError("", 1, "something else"), "something else"),
+        (OSError(98, "while binding"), "bad: Address already in use$"),
+        (socket.gaierror(-2, "Name or service not known"), "bad: Name or service not known$"),
         (OSError("out\nof order"), "out of order"),
         (ValueError(), "ValueError"),
     ],
@@ -132,7 +134,7 @@ def test_cannot_listen(error: Exception, says: str) -> None:
     port: Any = Port()
     service = ListeningService(settings(), Clock(), [("good", port), ("bad", Refuses(error))])  # type: ignore[list-item]
     service.factory = Factory()
-    with pytest.raises(ListenError, match=f"bad: .*{says}"):
+    with pytest.raises(ListenError, match=says):
         service.startService()
     assert "stopListening" in port.calls
 

@@ -8,12 +8,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from twisted.internet.defer import Deferred
 
+from tests.support import played
 from tests.support.quiet_reactor import Reactor
 from twistedws import __version__, config, tap
 from twistedws.errors import ConfigurationError
+from twistedws.server import Head, Server
+from twistedws.supervisor.control import Counts, Failed
+from twistedws.supervisor.member import Membership
+from twistedws.supervisor.processes import MARK, Birth, Launch
+from twistedws.supervisor.service import MOST_WORKERS, Heritage
+from twistedws.supervisor.succession import HERITAGE, Succession
 
 
 @pytest.fixture(autouse=True)
@@ -205,3 +213,189 @@ def test_make_service(reactor: Reactor, monkeypatch: pytest.MonkeyPatch, capfd: 
         tap.makeService(parse("nonsense"))
     assert caught.value.code == 2
     assert "nonsense" in capfd.readouterr().err
+
+
+# --- Workers -------------------------------------------------------------------------------------------------
+
+
+def launch_of(head: Head) -> Launch:
+    """How workers are started."""
+    launch = head.supervisor._spawn_process.__self__  # type: ignore[attr-defined]
+    assert isinstance(launch, Launch)
+    return launch
+
+
+def succession_of(head: Head) -> Succession:
+    """How the supervisor is replaced."""
+    succession = head._replace.__self__  # type: ignore[attr-defined]
+    assert isinstance(succession, Succession)
+    return succession
+
+
+def below(twistd: dict[str, Any], *line: str) -> tap.Options:
+    """Parse a command line below that of twistd's."""
+    options = tap.Options()
+    options.parent = twistd  # type: ignore[assignment]
+    options.parseOptions(list(line))
+    return options
+
+
+def test_supervisor(reactor: Reactor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With workers the process supervises: workers run the same command line, the successor too, with what is systemd's."""
+    monkeypatch.setitem(sys.modules, "twisted.internet.reactor", reactor)
+    monkeypatch.setattr("twisted.internet.reactor", reactor, raising=False)
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-X", "dev", "/bin/twistd", "-n", "twistedws", "--workers=2", "a.b:c"])
+    monkeypatch.setattr(sys, "argv", ["/bin/twistd", "-n", "twistedws", "--workers=2", "a.b:c"])
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setenv("WATCHDOG_USEC", "8000000")
+    monkeypatch.chdir(tmp_path)
+    options = below({"nodaemon": 1, "pidfile": "/run/pid"}, "--workers=2", "a.b:c")
+    head = tap.makeService(options)
+    assert isinstance(head, Head)
+    assert head.twistd is options.parent
+    launch = launch_of(head)
+    ours = ["twistedws", "--workers=2", "a.b:c"]
+    assert launch.command == [sys.executable, "-X", "dev", "/bin/twistd", "-n", "--pidfile=", *ours]
+    assert launch.command[launch.options_at :] == ours[1:]
+    assert launch.directory == str(tmp_path)
+    assert "NOTIFY_SOCKET" not in launch.environment
+    succession = succession_of(head)
+    assert succession.command == [sys.executable, "-X", "dev", "/bin/twistd", "-n", "--pidfile=/run/pid", *ours]
+    assert succession.variables() == {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "8000000"}
+    assert head.supervisor._current.target == 2
+    assert head._admin is not None
+    assert head.supervisor.facts() == {"workers": [], "sessions": 0}
+
+
+def test_supervisor_with_a_heritage(reactor: Reactor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A supervisor that takes another's place has its sockets and its numbers; what it starts has not."""
+    parent = played.Parent()
+    heritage = Heritage({"tcp:1": os.dup(parent.listening.fileno())}, [], 41, Counts(opened=7))
+    monkeypatch.setenv(HERITAGE, msgspec.json.encode(heritage).decode())
+    head = tap.compose_supervisor(parse("--workers=1"), reactor)
+    assert HERITAGE not in os.environ
+    assert HERITAGE not in launch_of(head).environment
+    assert head.supervisor._sockets.descriptors() == heritage.sockets
+    assert (head.supervisor._number, head.supervisor.counts().opened) == (41, 7)
+    head.supervisor._sockets.close()
+    parent.close()
+
+
+def test_no_workers_from_a_cage(reactor: Reactor, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """``--chroot`` with workers is refused, in one line: they could not be started from there."""
+    monkeypatch.setitem(sys.modules, "twisted.internet.reactor", reactor)
+    monkeypatch.setattr("twisted.internet.reactor", reactor, raising=False)
+    with pytest.raises(SystemExit) as caught:
+        tap.makeService(below({"chroot": "/srv"}, "--workers=1"))
+    assert caught.value.code == 2
+    error = capfd.readouterr().err
+    assert error.startswith("twistedws: --chroot: /srv: ")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("workers", "cores", "count"), [(0, 8, 0), (3, 8, 3), ("auto", 8, 8), ("auto", 1, 1), ("auto", 1000, MOST_WORKERS)]
+)
+def test_worker_count(workers: Any, cores: int, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are as many workers as were asked for, or as there are cores to be used, within bounds."""
+    monkeypatch.setattr(tap, "usable_cores", lambda: cores)
+    assert tap.worker_count(config.Workers(workers=workers)) == count
+
+
+@pytest.mark.parametrize(
+    ("original", "arguments", "head"),
+    [
+        (["python", "/usr/bin/twistd", "-n", "twistedws"], ["/usr/bin/twistd", "-n", "twistedws"], ["/usr/bin/twistd"]),
+        (["python", "-X", "dev", "-m", "twisted", "twistedws"], ["/lib/__main__.py", "twistedws"], ["-X", "dev", "-m", "twisted"]),
+        (["python", "-m", "pkg"], ["/lib/pkg/__main__.py"], ["-m", "pkg"]),
+    ],
+)
+def test_command(
+    original: list[str], arguments: list[str], head: list[str], reactor: Reactor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """However Python was told what to run, it is told so again: with its own options, and in the foreground."""
+    monkeypatch.setattr(sys, "orig_argv", original)
+    monkeypatch.setattr(sys, "argv", arguments)
+    options = parse("--port", "9", "echo")
+    assert tap._command(options, ["--pidfile="]) == [sys.executable, *head, "-n", "--pidfile=", "twistedws", "--port", "9", "echo"]
+
+
+@pytest.mark.parametrize(
+    ("twistd", "kept"),
+    [
+        ({"nodaemon": 1}, []),
+        ({"nodaemon": 1, "logfile": "-"}, []),
+        ({"nodaemon": 1, "logfile": "log"}, ["--logfile=HERE/log"]),
+        ({"nodaemon": 0}, ["--logfile=HERE/twistd.log"]),
+        ({"nodaemon": 1, "syslog": 1, "prefix": "ws"}, ["--syslog", "--prefix=ws"]),
+        ({"nodaemon": 1, "reactor": "epoll"}, ["--reactor=epoll"]),
+        ({"nodaemon": 1, "rundir": "/", "uid": 5, "pidfile": "x"}, []),
+    ],
+)
+def test_what_is_kept_of_twistds_options(
+    twistd: dict[str, Any], kept: list[str], reactor: Reactor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where to log to, and which reactor to use, are told again; what the process is by now is not."""
+    monkeypatch.setitem(sys.modules, "twisted.internet.reactor", reactor)
+    monkeypatch.setattr(sys, "orig_argv", ["python", "twistd", "twistedws"])
+    monkeypatch.setattr(sys, "argv", ["twistd", "twistedws"])
+    monkeypatch.chdir(tmp_path)
+    expected = [each.replace("HERE", str(tmp_path)) for each in kept]
+    assert tap._command(below(twistd), []) == [sys.executable, "twistd", "-n", *expected, "twistedws"]
+
+
+def test_a_worker(reactor: Reactor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker has its configuration from its supervisor alone, watches from the beginning, and serves even if workers are asked for."""
+    monkeypatch.setitem(sys.modules, "twisted.internet.reactor", reactor)
+    monkeypatch.setattr("twisted.internet.reactor", reactor, raising=False)
+    monkeypatch.setenv("TWISTEDWS_PING_INTERVAL", "77")
+    parent = played.Parent()
+    with played.membership_of(parent, monkeypatch, "workers = 3\nping-interval = 7\n", watched=False) as membership:
+        options = tap.Options()
+        options.membership = membership
+        options.parseOptions(["--ping-interval=777"])
+        assert options.resolved.configuration.keepalive.ping_interval == 7
+        assert options.resolved.sources["ping_interval"] == "the supervisor"
+        assert membership._witness is not None
+        server = tap.makeService(options)
+        assert isinstance(server, Server)
+        assert (server._membership, server._announcer, server._admin) == (membership, None, None)
+    parent.close()
+
+
+def test_a_worker_that_is_refused(reactor: Reactor, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """What a worker cannot start with its supervisor is told, who tells the user once for all of them."""
+    monkeypatch.setitem(sys.modules, "twisted.internet.reactor", reactor)
+    monkeypatch.setattr("twisted.internet.reactor", reactor, raising=False)
+    parent = played.Parent()
+    with played.membership_of(parent, monkeypatch, 'app = "nonsense"\n', watched=False) as membership:
+        options = tap.Options()
+        options.membership = membership
+        options.parseOptions([])
+        with pytest.raises(SystemExit) as caught:
+            tap.makeService(options)
+        assert caught.value.code == 2
+        (failed,) = parent.heard()
+        assert isinstance(failed, Failed)
+        assert failed.status == 2
+        assert "nonsense" in failed.text
+    assert capfd.readouterr().err == ""
+    parent.close()
+
+
+def test_a_trial(reactor: Reactor, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """A trial loads what a worker does, and tells its standard error what is wrong."""
+
+    def tried(configuration: str) -> int:
+        monkeypatch.setenv(MARK, msgspec.json.encode(Birth(0, -1, -1, [], configuration)).decode())
+        status = ends("--check-config")
+        assert MARK not in os.environ
+        return status
+
+    assert tried("workers = 2\n") == 0
+    assert "is right" in capfd.readouterr().out
+    assert tried('app = "nonsense"\n') == 2
+    assert "nonsense" in capfd.readouterr().err
+    assert tried("ping-interval = true\n") == 2
+    assert "ping-interval" in capfd.readouterr().err
+    assert Membership.from_environment(os.environ) is None

@@ -160,6 +160,18 @@ class LoopUNIXPort(_Accepting, unix.Port):
 
     transport_class = LoopUNIXTransport
 
+    @classmethod
+    def _fromListeningDescriptor(cls, reactor: Any, fd: int, factory: Any) -> Any:  # type: ignore[override]  # typed as tcp.Port's
+        return adopted(super()._fromListeningDescriptor(reactor, fd, factory))
+
+
+def adopted(port: Any) -> Any:
+    """Have a port of Twisted's leave a UNIX socket that it has inherited as it is for others: its file and mode, its backlog, itself."""
+    port._bindPath = b"\0"  # noqa: SLF001 - what is in no file system is neither given a mode at the start nor removed at the end
+    port._shouldShutdown = False  # noqa: SLF001 - shutdown(2) would end it for all processes that listen on it; tcp.Port knows that
+    port.backlog = socket.SOMAXCONN
+    return port
+
 
 def _backlog_of(listening: socket.socket) -> int:
     """Return the backlog of an adopted socket: uvloop calls listen(2) again, which needs one."""

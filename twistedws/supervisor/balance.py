@@ -26,9 +26,12 @@ MOVES = 100.0  # per second
 BURST = 300.0  # moves at once
 MOST_WAIT = 5.0  # seconds that a connection may wait for its turn at --accept-rate
 PATIENCE = 3.0  # seconds for which others leave the share of a worker that died to its replacement
+_FEW = 50  # connections that are not worth to wait for
 _TOLERANCE = 1.02  # of an even share that a worker may have meanwhile
 _LITTLE = 100  # a hundredth of its load more than another's is no reason to move the turn
+_NEAR = 1000  # connections less than there may be
 _RARELY = 8  # connections from one report to the next of a worker that has more than another already
+_SOON = 0.001  # seconds; less may be lost in rounding, and the same moment come again and again
 _STEPS = 50.0  # times a second that a worker is told how many it may accept, at --accept-rate
 
 
@@ -131,7 +134,8 @@ class Balance:
             self._take_away()
             self._decide_later(max(wait, 1 / _STEPS))
             return
-        if self.holder is not None and self.holder is not best and not self._is_worth_it(self.holder, best, now):
+        is_near = self._most > 0 and self._most - sum(loads) - self._others <= _NEAR
+        if self.holder is not None and self.holder is not best and not self._may_move(self.holder, best, is_near, now):
             best = self.holder
         second = min((each.load for each in self._candidates if each is not best), default=None)
         self._give(best, self._grant(best, second, share, sum(loads), now))
@@ -140,17 +144,29 @@ class Balance:
         """Return how many connections a worker may have while what comes is left to one that will be there soon; None for any number."""
         if now >= self._awaited_until:
             self._awaited = 0
+        if self._awaited < _FEW:
             return None
         return math.ceil((total + self._awaited) / (len(self._candidates) + 1) * _TOLERANCE)
 
-    def _is_worth_it(self, holder: Candidate, best: Candidate, now: float) -> bool:
+    def _may_move(self, holder: Candidate, best: Candidate, is_near: bool, now: float) -> bool:
+        """Say whether the turn is to move from the one to the other.
+
+        Args:
+            holder: Who has it.
+            best: Who has the fewest connections.
+            is_near: Whether there are nearly as many connections as there may be: then one ends its turn before another begins, since what
+                it has accepted meanwhile is not known.
+            now: Seconds.
+        """
         if holder.is_busy and not best.is_busy:
             return True
+        if is_near and self._granted is not None:
+            return False
         if holder.load - best.load <= best.load // _LITTLE:
             return False
         if self._moves.take(now):
             return True
-        self._decide_later(self._moves.wait(now))
+        self._decide_later(max(self._moves.wait(now), _SOON))
         return False
 
     def _grant(self, worker: Candidate, second: int | None, share: int | None, total: int, now: float) -> Accept:
@@ -158,7 +174,7 @@ class Balance:
         after = 1_000_000 if second is None else max(1, second - worker.load + 1)
         # After quiet it rests of itself, so that what comes at once is spread one by one; in a crowd it goes on until it is told.
         most = after if second is not None and self._moves.tokens(now) > BURST / 2 else 0
-        shed = 0
+        shed, is_last = 0, False
         if self._pace is not None:
             tokens = max(1, int(self._pace.tokens(now)))
             most = min(most or tokens, tokens)
@@ -167,12 +183,13 @@ class Balance:
             left = self._most - total - self._others
             if left <= 0:
                 return Accept(after=1_000_000, shed=-1)
-            most = min(most or left, left)
+            most = min(most or (left if left > _NEAR else max(after, _RARELY)), left)
+            is_last = most == left
         if share is not None:
             most = min(most or share, max(1, share - worker.load))
         if second is not None and second < worker.load:  # it keeps the turn only since to move it would cost too much
             after = _RARELY
-        return Accept(after=after, until=worker.accepted + most if most else 0, shed=shed)
+        return Accept(after=after, until=worker.accepted + most if most else 0, is_last=is_last, shed=shed)
 
     def _give(self, worker: Candidate, grant: Accept) -> None:
         if worker is self.holder and grant == self._granted:

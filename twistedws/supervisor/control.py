@@ -22,7 +22,7 @@ from zope.interface import implementer
 
 _log = Logger()
 
-REPORT = 0.25  # seconds from one report of a worker to its next
+REPORT = 0.1  # seconds from one report of a worker to its next
 _PIECE = 65536  # bytes read at once
 
 
@@ -64,6 +64,14 @@ class Counts(msgspec.Struct, frozen=True, omit_defaults=True):
     no_thread: int = 0
     late_threads: int = 0
 
+    def __add__(self, other: Counts) -> Counts:
+        total: dict[str, Any] = {}
+        for name in self.__struct_fields__:
+            left, right = getattr(self, name), getattr(other, name)
+            both = isinstance(left, dict)
+            total[name] = {key: left.get(key, 0) + right.get(key, 0) for key in (*left, *right)} if both else left + right
+        return Counts(**total)
+
 
 class Report(Message, frozen=True, tag="report"):
     """A sign of life of a worker's event loop, and how it fares.
@@ -83,6 +91,10 @@ class Report(Message, frozen=True, tag="report"):
     counts: Counts = Counts()
 
 
+class Leaving(Message, frozen=True, tag="leaving"):
+    """It accepts nothing any more, and drains: since it was told to, or somebody has sent it SIGTERM."""
+
+
 # A supervisor to a worker
 
 
@@ -93,11 +105,13 @@ class Accept(Message, frozen=True, tag="accept"):
         after: Connections after each of which it is to report.
         until: Of all connections accepted since its start, the number at which it is to rest of itself; 0 for any number. Not how many
             more: it may have accepted some that the supervisor has not heard of yet.
+        is_last: Whether what is accepted beyond ``until`` is to be refused: a port that is told to pause may bring one more.
         shed: Connections that are to be refused first, since more wait than can be served in time; -1 for all.
     """
 
     after: int = 1
     until: int = 0
+    is_last: bool = False
     shed: int = 0
 
 
@@ -123,7 +137,7 @@ class Reopen(Message, frozen=True, tag="reopen"):
     """Open the log file anew."""
 
 
-ToSupervisor = Ready | Failed | Report
+ToSupervisor = Ready | Failed | Report | Leaving
 ToWorker = Accept | Rest | Drain | Hurry | Reopen
 
 _encode = msgspec.json.Encoder().encode
@@ -206,7 +220,8 @@ class Link:
             data = b""
         *lines, self._unread = (self._unread + data).split(b"\n")
         for line in lines:
-            self._read_line(line)
+            if self.fileno() >= 0:  # the one before may have ended it
+                self._read_line(line)
         if not data and self.fileno() >= 0:
             self.close()
             self._ended()

@@ -23,7 +23,22 @@ from twistedws import config
 from twistedws.listening import ListeningService
 from twistedws.metrics import Metrics
 from twistedws.registry import Registry
-from twistedws.supervisor.control import REPORT, Accept, Counts, Drain, Failed, Hurry, Link, Message, Ready, Reopen, Report, Rest, ToWorker
+from twistedws.supervisor.control import (
+    REPORT,
+    Accept,
+    Counts,
+    Drain,
+    Failed,
+    Hurry,
+    Leaving,
+    Link,
+    Message,
+    Ready,
+    Reopen,
+    Report,
+    Rest,
+    ToWorker,
+)
 from twistedws.supervisor.processes import MARK, Birth
 from twistedws.supervisor.sockets import Adopted, adopted_endpoints
 from twistedws.supervisor.witness import Witness
@@ -36,22 +51,24 @@ class Turn:
 
     Args:
         listening: Its ports.
-        report: Tells the supervisor that another may have fewer connections by now.
+        report: Tells the supervisor that another may have fewer connections by now; takes how many connections have been accepted that
+            are not counted anywhere yet.
     """
 
-    def __init__(self, listening: ListeningService, report: Callable[[], None]) -> None:
+    def __init__(self, listening: ListeningService, report: Callable[[int], None]) -> None:
         self.accepted = 0
         self.rests = True
         self._listening, self._report = listening, report
         self._every = self._after = self._until = self._shed = 0
+        self._is_last = False
 
     def begin(self, grant: Accept) -> None:
         """It is this worker's turn."""
         self._every = self._after = grant.after
-        self._until, self._shed = grant.until, grant.shed
+        self._until, self._is_last, self._shed = grant.until, grant.is_last, grant.shed
         if self._is_over:
             self.end()
-            self._report()
+            self._report(0)
         elif self.rests:
             self.rests = False
             self._listening.resume()
@@ -76,14 +93,16 @@ class Turn:
         if self._shed:
             self._shed -= self._shed > 0
             return False
+        if self._is_last and self._is_over:
+            return False
         self.accepted += 1
         self._after -= 1
         if self._is_over:
             self.end()
-            self._report()
+            self._report(1)
         elif not self._after:
             self._after = self._every
-            self._report()
+            self._report(1)
         return True
 
 
@@ -109,7 +128,7 @@ class Membership:
         self._turn: Turn | None = None
         self._sockets = [Adopted(descriptor, family) for descriptor, family in birth.sockets]
         self._link: Link | None = None
-        self._make_report: Callable[[], Report] = Report
+        self._make_report: Callable[[int], Report] = lambda new: Report(connections=new)
         self._reports: LoopingCall | None = None  # made late: to make one installs a reactor
 
     @classmethod
@@ -196,8 +215,8 @@ class Membership:
             drain(0.0)
             hurry()
 
-        def make_report() -> Report:
-            return Report(turn.accepted, registry.connections, len(registry), turn.rests, counts_of(metrics))
+        def make_report(new: int) -> Report:
+            return Report(turn.accepted, registry.connections + new, len(registry), turn.rests, counts_of(metrics))
 
         self._make_report = make_report
         link = self._link = Link(control, ToWorker, reactor)
@@ -208,14 +227,23 @@ class Membership:
         self._reports.clock = reactor
         self._reports.start(REPORT)
 
-    def report(self) -> None:
-        """Report at once."""
+    def report(self, new: int = 0) -> None:
+        """Report at once.
+
+        Args:
+            new: Connections that have been accepted and are not in the registry yet.
+        """
         if self._link is not None:
-            self._link.send(self._make_report())
+            self._link.send(self._make_report(new))
 
     def _report(self) -> None:
         if self._link is not None and not self._link.waiting:  # a supervisor that is stopped need not know all
             self.report()
+
+    def leaves(self) -> None:
+        """This process accepts nothing any more."""
+        if self._link is not None:
+            self._link.send(Leaving())
 
     def leave(self) -> None:
         """The event loop is about to end: one last report, of all that was counted."""

@@ -27,10 +27,11 @@ from twistedws.drain import spread_seconds, warn_of_raised_rate
 from twistedws.errors import Cause, ConfigurationError, ListenError
 from twistedws.listening import waiting_in
 from twistedws.supervisor.balance import Balance
-from twistedws.supervisor.control import Accept, Counts, Hurry, Message, Ready, Reopen, Report
+from twistedws.supervisor.control import Accept, Counts, Hurry, Leaving, Message, Ready, Reopen, Report
 from twistedws.supervisor.processes import Adopted, Spawned, ending
 from twistedws.supervisor.restarts import Restarts
 from twistedws.supervisor.sockets import ListeningSockets
+from twistedws.supervisor.stacks import understood
 from twistedws.supervisor.worker import Stage, Worker, accepts
 
 _log = Logger()
@@ -152,7 +153,6 @@ class Supervisor(Service):
         self._is_looping = False
         self._stopped: Deferred[None] | None = None
         self._delay: IDelayedCall | None = None  # until listening ends
-        self._is_draining = False
         self._ticked_at = self._status_at = 0.0
         self._tick_loop = LoopingCall(self._tick)
         self._tick_loop.clock = reactor
@@ -260,10 +260,13 @@ class Supervisor(Service):
         _log.info("reloading: starting {workers} workers beside those that serve", workers=coming.target)
         self._coming = coming
         self._fill(coming)
+        if coming.due:
+            self._drop(coming)
+            self._refuse_reload("there is no process to be had for a worker")
 
     def more(self) -> None:
         """Have one worker more."""
-        if self._stopped is None and self._current.target < MOST_WORKERS:
+        if self.running and self._current.target < MOST_WORKERS:
             self._current.target += 1
             _log.info("one worker more: {workers} now", workers=self._current.target)
             self._fill(self._current)
@@ -271,7 +274,9 @@ class Supervisor(Service):
     def fewer(self) -> None:
         """Have one worker less: the one with the fewest sessions leaves."""
         current = self._current
-        if self._stopped is not None or current.target <= 1:
+        if not self.running:
+            return
+        if current.target <= 1:
             _log.warn("the last worker stays")
             return
         current.target -= 1
@@ -281,6 +286,7 @@ class Supervisor(Service):
             return
         worker = min(current.workers, key=lambda each: (each.stage is Stage.SERVING, each.report.sessions))
         current.workers.remove(worker)
+        self._come_up()
         self._offer()
         self._retire([worker])
 
@@ -292,6 +298,8 @@ class Supervisor(Service):
     def heritage(self) -> Heritage | None:
         """Return what the supervisor that takes the place of this one needs; None while it cannot be replaced."""
         if self._coming is not None or self._stopped is not None or not self._is_up:
+            return None
+        if any(each.stage is Stage.STARTING for each in self._current.workers):
             return None
         serving = set(self._current.workers)
         return Heritage(
@@ -309,7 +317,7 @@ class Supervisor(Service):
         """Return what all workers have counted, those that have ended too."""
         total = self._past
         for each in self._all():
-            total = _sum(total, each.counts)
+            total = total + each.counts
         return total
 
     def facts(self) -> dict[str, object]:
@@ -355,6 +363,9 @@ class Supervisor(Service):
         try:
             spawned = self._spawn_process(self._number + 1, generation.resolved.show(), self._sockets.of(generation.endpoints))
         except OSError as error:
+            if not self._is_up:
+                self._give_up(1, f"cannot start a worker: {error}")
+                return False
             _log.error("cannot start a worker: {error}", error=error)
             generation.failed_at = now
             generation.due.append(now + max(1.0, generation.restarts.ended(None)))
@@ -386,6 +397,7 @@ class Supervisor(Service):
     def _switch(self, coming: Generation) -> None:
         """The new workers are ready: they accept from now on, and the old ones leave."""
         old, self._current, self._coming = self._current, coming, None
+        self._is_up = True  # also if this was asked for before the first generation was ready
         _log.info("{workers} new workers are ready: the old ones leave", workers=coming.target)
         self._balance.stop()
         self._balance = self._new_balance()
@@ -429,7 +441,7 @@ class Supervisor(Service):
         seconds = spread_seconds(sessions, settings)
         warn_of_raised_rate(sessions, seconds, settings)
         for each in workers:
-            if each.stage is Stage.LEAVING:
+            if each.stage is Stage.LEAVING and not each.is_told:
                 each.retire(seconds, each.leaves_by)
 
     def _leaves_by(self) -> float | None:
@@ -454,7 +466,7 @@ class Supervisor(Service):
     # What workers say
 
     def _received(self, worker: Worker, message: Message) -> None:
-        accepted = worker.report.accepted
+        accepted = worker.report.accepted if worker.has_reported else None  # one that was adopted has accepted nobody knows how many
         was_stuck, silence = worker.is_stuck, worker.silence
         worker.received(message, self._reactor.seconds())
         if was_stuck:
@@ -462,12 +474,14 @@ class Supervisor(Service):
             _log.warn("{worker} answers again, after {seconds:.1f} s", worker=worker.name, seconds=silence)
             self._offer()
         if isinstance(message, Report):
-            self._balance.accepted(message.accepted - accepted)
+            self._balance.accepted(message.accepted - accepted if accepted is not None else 0)
             if worker is self._balance.holder and message.rests:
                 self._balance.spent()
             self._balance.decide_soon()
         elif isinstance(message, Ready):
             self._is_ready(worker)
+        elif isinstance(message, Leaving):
+            self._leaves(worker)
 
     def _is_ready(self, worker: Worker) -> None:
         seconds = self._reactor.seconds() - worker.started_at
@@ -476,13 +490,29 @@ class Supervisor(Service):
             if self._coming.is_ready:
                 self._switch(self._coming)
             return
+        self._come_up()
+        if self._current.is_ready:
+            self._balance.replaced()
+        self._offer()
+
+    def _come_up(self) -> None:
+        """Serve, if all workers of the first generation are ready for the first time."""
         if not self._is_up and self._current.is_ready:
             self._is_up = True
             _log.info("ready: {workers} workers", workers=len(self._current.workers))
             self._outside.ready(self._status_text("ready"))
-        if self._current.is_ready:
-            self._balance.replaced()
+
+    def _leaves(self, worker: Worker) -> None:
+        """A worker drains that was not told to: somebody has sent it SIGTERM."""
+        if worker not in self._current.workers:
+            return
+        _log.info("{worker} leaves, and was not told to: another is started", worker=worker.name)
+        self._current.workers.remove(worker)
+        worker.stage, worker.is_told, worker.leaves_by = Stage.LEAVING, True, self._leaves_by()
+        self._leaving.append(worker)
         self._offer()
+        if self._stopped is None:
+            self._fill(self._current)
 
     def _look_for_end(self, worker: Worker, since: float | None = None) -> None:
         """A worker's link has ended: so will its process."""
@@ -504,11 +534,13 @@ class Supervisor(Service):
     def _has_ended(self, worker: Worker, status: int) -> None:
         was, lost = worker.stage, worker.report.sessions
         worker.close()
-        self._past = _sum(self._past, worker.counts)
+        self._past = self._past + worker.counts
+        if lost and (status or was is not Stage.LEAVING):
+            self._past = self._past + Counts(closed={Cause.WORKER_LOST.value: lost})
         if was is Stage.LEAVING:
             self._leaving.remove(worker)
             if status or worker.is_killed:
-                _log.info("{worker} {ending}", worker=worker.name, ending=ending(status))
+                _log.info("{worker} {ending}, {lost} sessions lost", worker=worker.name, ending=ending(status), lost=lost)
             self._finish_if_empty()
             return
         why = worker.failed.text if worker.failed is not None else ending(status)
@@ -521,8 +553,6 @@ class Supervisor(Service):
         if not self._is_up:
             self._give_up(worker.failed.status if worker.failed is not None else 1, f"{why if worker.failed else f'{worker.name} {why}'}")
             return
-        if lost:
-            self._past = _sum(self._past, Counts(closed={Cause.WORKER_LOST.value: lost}))
         self._replace(worker, why, lost)
 
     def _replace(self, worker: Worker, why: str, lost: int) -> None:
@@ -567,24 +597,23 @@ class Supervisor(Service):
             each.look_for_stacks(now)
             self._watch(each, now)
         current = self._current
-        while current.due and current.due[0] <= now and self._stopped is None:
-            current.due.pop(0)
-            if not self._spawn(current):
-                break
+        if self._stopped is None and any(each <= now for each in current.due):
+            current.due = [each for each in current.due if each > now]
+            self._fill(current)
         self._see_who_lives(now)
         if now - self._status_at >= _STATUS:
             self._status_at = now
             self._outside.status(self._status_text(""))
-            if not self._is_up or self._stopped is not None or any(not each.is_stuck for each in self._all()):
+            workers = self._all()
+            if not workers or not all(each.is_stuck for each in workers):
                 self._outside.alive()
 
     def _watch(self, worker: Worker, now: float) -> None:
         """Do what is due for one worker."""
-        settings = self._current.settings.workers
         if worker.is_killed:
             return
         if worker.stage is Stage.STARTING:
-            if 0 < settings.worker_start_timeout <= now - worker.started_at:
+            if worker.is_late(now):
                 worker.is_killed = True  # nothing more is due; the signal comes with its stacks
                 worker.ask_for_stacks(now, self._kill_unready)
         elif worker.leaves_by is not None and now >= worker.leaves_by:
@@ -600,14 +629,16 @@ class Supervisor(Service):
             worker.ask_for_stacks(now, self._say_stuck)
 
     def _say_stuck(self, worker: Worker, stacks: str) -> None:
-        place, stack = _place_and_stack(stacks)
+        if not worker.is_stuck:  # it has answered again meanwhile
+            return
+        place, stack = understood(stacks)
         _log.error(
             "{worker} is stuck: its event loop has given no sign of life for {seconds:.1f} s, {place}",
             worker=worker.name, seconds=worker.silence, place=place, stack=stack,
         )  # fmt: skip
 
     def _kill_unready(self, worker: Worker, stacks: str) -> None:
-        place, stack = _place_and_stack(stacks)
+        place, stack = understood(stacks)
         seconds = self._reactor.seconds() - worker.started_at
         _log.error(
             "killing {worker}, which was not ready in {seconds:.1f} s, {place}",
@@ -640,28 +671,3 @@ class Supervisor(Service):
         parts += [f"{len(self._leaving)} leaving"] if self._leaving else []
         parts += ["crash loop"] if self._is_looping else []
         return (f"{word}: " if word else "") + ", ".join(parts)
-
-
-def _place_and_stack(stacks: str) -> tuple[str, str]:
-    """Part what a witness has said, or faulthandler, into where the main thread is, and the rest."""
-    if not stacks.strip():
-        return "and does not say where it is", ""
-    first, _, rest = stacks.partition("\n")
-    if first.startswith(("at ", "in ")):
-        return first, rest
-    lines = [each.strip() for each in stacks.splitlines()]
-    at = next((index for index, each in enumerate(lines) if each.startswith("Current thread")), 0)
-    place = next((each for each in lines[at:] if each.startswith("File ")), "somewhere")
-    return f"at {place}, in a call that holds the interpreter", stacks
-
-
-def _sum(one: Counts, other: Counts) -> Counts:
-    """Add what was counted."""
-    total: dict[str, Any] = {}
-    for name in Counts.__struct_fields__:
-        left, right = getattr(one, name), getattr(other, name)
-        if isinstance(left, dict):
-            total[name] = {key: left.get(key, 0) + right.get(key, 0) for key in (*left, *right)}
-        else:
-            total[name] = left + right
-    return Counts(**total)

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from twisted.internet import unix
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.endpoints import serverFromString
-from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
@@ -33,6 +33,8 @@ from zope.interface import implementer
 from twistedws import config
 from twistedws.errors import ConfigurationError, ListenError
 from twistedws.listening import descriptions, endpoint_error, listen_error, remove_stale_socket
+from twistedws.reactor.loop_reactor import LoopReactor
+from twistedws.reactor.port import adopted
 
 _log = Logger()
 
@@ -83,7 +85,7 @@ class ListeningSockets:
         remove_stale_socket(description)
         failures: list[Any] = []
         endpoint.listen(Factory()).addErrback(failures.append)
-        if failures and failures[0].check(OSError, CannotListenError):
+        if failures:
             raise ListenError(f"{description}: {listen_error(failures[0])}")
         if opener.socket is None:
             raise ConfigurationError(
@@ -96,8 +98,8 @@ class ListeningSockets:
         return [self._held[each] for each in wanted]
 
     def keep(self, wanted: set[str]) -> None:
-        """Close all but those of these endpoints."""
-        self._close([each for each in self._held if each not in wanted])
+        """Close all but those of these endpoints, and of systemd's: those could not be opened again."""
+        self._close([each for each in self._held if each not in wanted and not _ADOPTED.match(each)])
 
     def close(self) -> None:
         """Close all."""
@@ -252,11 +254,13 @@ class _Adopter(_Stand):
 
     def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> Any:  # noqa: ARG002
         """Adopt it."""
-        port_of_reactor = self._reactor.adoptStreamPort(self._adopted.descriptor, self._adopted.family, factory)
-        if self._adopted.family == socket.AF_UNIX:
-            port_of_reactor._bindPath = b"\0"  # noqa: SLF001 - else Twisted's port removes the file at its end
+        if self._adopted.family == socket.AF_UNIX and not isinstance(self._reactor, LoopReactor):  # ours knows how to leave its file alone
+            shared = adopted(unix.Port._fromListeningDescriptor(self._reactor, self._adopted.descriptor, factory))  # noqa: SLF001
+            shared.startListening()
+        else:
+            shared = self._reactor.adoptStreamPort(self._adopted.descriptor, self._adopted.family, factory)
         os.close(self._adopted.descriptor)  # the port has a duplicate
-        return port_of_reactor
+        return shared
 
     def listenSSL(self, port: int, factory: Any, contextFactory: Any, backlog: int = 50, interface: str = "") -> Any:
         """Adopt it, for TLS."""

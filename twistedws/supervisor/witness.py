@@ -22,6 +22,7 @@ from types import FrameType
 from typing import Any
 
 from twistedws.session import Session
+from twistedws.supervisor.stacks import Place, headline
 from twistedws.supervisor.worker import STACKS_SIGNAL
 
 LAST_SECONDS = 1.5  # in which the sessions of a worker whose supervisor has gone are closed
@@ -76,7 +77,8 @@ class Witness:
         if frame is None:
             return "in no Python code\n"
         for_whom = _served(frame, self._loop)
-        lines = [f"at {_place(frame)}" + (f", for {for_whom}" if for_whom else ""), *_stack("main thread", frame)]
+        where = headline(Place(each.f_code.co_filename, line, each.f_code.co_name) for each, line in _outwards(frame))
+        lines = [where + (f", for {for_whom}" if for_whom else ""), *_stack("main thread", frame)]
         names = {each.ident: each.name for each in threading.enumerate()}
         others = [(names.get(ident, ""), each) for ident, each in frames.items() if not names.get(ident, "").startswith(_OURS)]
         for name, each in others[:_MOST_THREADS]:
@@ -84,10 +86,6 @@ class Witness:
         if len(others) > _MOST_THREADS:
             lines.append(f"and {len(others) - _MOST_THREADS} more threads")
         return "\n".join(lines)
-
-
-def _place(frame: FrameType) -> str:
-    return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
 
 
 def _stack(name: str, frame: FrameType) -> list[str]:

@@ -22,7 +22,7 @@ from twistedws.supervisor.processes import Spawned
 
 _log = Logger()
 
-BUSY = 0.75  # seconds without a report after which a worker gets no connection if there is another
+BUSY = 0.3  # seconds without a report after which a worker gets no connection if there is another
 STACKS_SIGNAL = signal.SIGUSR2  # on which faulthandler writes the stacks, if the witness cannot
 _WITNESS_TIME = 0.3  # seconds for the witness to answer; then the interpreter is held by what blocks, and faulthandler is asked
 _STACKS_TIME = 0.7  # seconds for all of it
@@ -56,8 +56,10 @@ class Worker:
         stage: How far it is.
         silence: Seconds for which it has given no sign of life, once it serves.
         has_gone: Whether its link has ended: its process is about to.
+        is_told: Whether it has been told to drain.
         is_stuck: Whether it has been silent too long, and is not to have connections.
         report: The latest.
+        has_reported: Whether there was one.
         failed: What it said of a start that failed.
         ready_at: When it was ready; None before.
         leaves_by: When it is killed if it has not ended; None for never.
@@ -75,7 +77,9 @@ class Worker:
         self.is_stuck = False
         self.is_killed = False
         self.has_gone = False
+        self.is_told = False
         self.report = Report()
+        self.has_reported = False
         self.failed: Failed | None = None
         self._stacks: str | None = None  # so far, while they are awaited
         self._stacks_since = 0.0
@@ -115,7 +119,7 @@ class Worker:
         """It has said something: a sign of life."""
         self.silence = 0.0
         if isinstance(message, Report):
-            self.report = message
+            self.report, self.has_reported = message, True
         elif isinstance(message, Ready):
             self.ready_at = now
             if self.stage is Stage.STARTING:
@@ -125,7 +129,7 @@ class Worker:
 
     def retire(self, seconds: float, leaves_by: float | None) -> None:
         """Have it drain over so many seconds, and end."""
-        self.stage, self.leaves_by = Stage.LEAVING, leaves_by
+        self.stage, self.leaves_by, self.is_told = Stage.LEAVING, leaves_by, True
         self.send(Drain(seconds))
 
     def kill(self) -> None:
@@ -140,8 +144,12 @@ class Worker:
 
     def pass_time(self, seconds: float) -> None:
         """So much time has passed for the supervisor."""
-        if self.stage in (Stage.SERVING, Stage.LEAVING):
+        if self.ready_at is not None and self.stage is not Stage.ENDED:
             self.silence += seconds
+
+    def is_late(self, now: float) -> bool:
+        """Whether it has started for longer than it may."""
+        return self.stage is Stage.STARTING and 0 < self._settings.worker_start_timeout <= now - self.started_at
 
     @property
     def should_be_stuck(self) -> bool:
