@@ -36,7 +36,7 @@ run: $(STAMP)
 	$(BIN)/twistd -n --pidfile= twistedws --port 8000
 
 test: $(STAMP)
-	$(BIN)/python -m pytest tests/unit tests/wire tests/process
+	$(if $(COVERAGE),$(BIN)/coverage run,$(BIN)/python) -m pytest tests/unit tests/wire tests/process
 
 check: test coverage format-check lint types floors reactor conformance
 

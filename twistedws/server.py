@@ -50,10 +50,12 @@ class Announcer:
     Args:
         notifier: To systemd.
         health: What the operators' endpoint answers.
+        seconds: Of a monotonic clock.
     """
 
-    def __init__(self, notifier: Notifier, health: Health) -> None:
-        self.notifier, self._health = notifier, health
+    def __init__(self, notifier: Notifier, health: Health, seconds: Callable[[], float]) -> None:
+        self.notifier, self._health, self._seconds = notifier, health, seconds
+        self._alive_at = 0.0
 
     def ready(self, status: str) -> None:
         """All serve."""
@@ -74,8 +76,10 @@ class Announcer:
         self.notifier.status(status)
 
     def alive(self) -> None:
-        """The event loop turns, and workers answer."""
-        if self.notifier.watchdog_interval:
+        """The event loop turns, and workers answer; said as often as one likes."""
+        interval, now = self.notifier.watchdog_interval, self._seconds()
+        if interval and now - self._alive_at >= interval / 2:
+            self._alive_at = now
             self.notifier.alive()
 
 

@@ -295,7 +295,7 @@ def compose(settings: config.Configuration, reactor: Any, membership: Membership
     if membership is not None:
         return Server(settings, reactor, site, listening, loop, membership=membership)
     health = Health()
-    announcer = Announcer(Notifier.from_environment(os.environ, os.getpid()), health)
+    announcer = Announcer(Notifier.from_environment(os.environ, os.getpid()), health, reactor.seconds)
     return Server(settings, reactor, site, listening, loop, announcer, AdminService(settings.admin, health, reactor))
 
 
@@ -310,7 +310,7 @@ def compose_supervisor(options: Options, reactor: Any) -> Head:
     if twistd.get("chroot"):
         raise ConfigurationError("--chroot", twistd["chroot"], "workers cannot be started from there; none is accepted with --workers")
     notifier, health = Notifier.from_environment(os.environ, os.getpid()), Health()
-    announcer = Announcer(notifier, health)
+    announcer = Announcer(notifier, health, reactor.seconds)
     heritage = inherited(os.environ)
     command = _command(options, ["--pidfile="])
     launch = Launch(command, options.directory, dict(os.environ), len(command) - len(options.arguments))

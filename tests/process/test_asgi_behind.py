@@ -485,19 +485,26 @@ HEADLESS = {
 }
 
 
-@pytest.mark.parametrize("data", HEADLESS.values(), ids=HEADLESS)
-def test_no_proxy_header_where_one_belongs(data: bytes) -> None:
-    """A ``haproxy:`` endpoint ends a connection that does not begin with a PROXY header, with no answer, and serves all others."""
+@pytest.fixture(scope="module")
+def proxied() -> Iterator[Server]:
+    """A server with a ``haproxy:`` endpoint, for peers that send it anything."""
     with Server(f"--endpoint={PROXIED}", APP) as server:
-        with Raw(server.port) as peer:
-            peer.send(data)
-            assert peer.read_end() == b""
-        for header, client in ((PROXY_HEADERS["v1"], ["203.0.113.1", 5555]), (PROXY_HEADERS["v2"], ["203.0.113.1", 5555])):
-            with Raw(server.port) as peer:
-                peer.send(header + b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-                assert peer.read_head()[0] == 200
-                assert json.loads(peer.read_end())["client"] == client
+        yield server
         assert not server.lines(r"Unhandled|Traceback|Z (error|critical) ")
+
+
+@pytest.mark.parametrize("data", HEADLESS.values(), ids=HEADLESS)
+def test_no_proxy_header_where_one_belongs(proxied: Server, data: bytes) -> None:
+    """A ``haproxy:`` endpoint ends a connection that does not begin with a PROXY header, with no answer, and serves all others."""
+    with Raw(proxied.port) as peer:
+        peer.send(data)
+        assert peer.read_end() == b""
+    for header, client in ((PROXY_HEADERS["v1"], ["203.0.113.1", 5555]), (PROXY_HEADERS["v2"], ["203.0.113.1", 5555])):
+        with Raw(proxied.port) as peer:
+            peer.send(header + b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            assert peer.read_head()[0] == 200
+            assert json.loads(peer.read_end())["client"] == client
+    assert not proxied.lines(r"Unhandled|Traceback|Z (error|critical) ")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ request that was smuggled would be among these. Beside each row another connecti
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -802,18 +803,27 @@ def test_own_headers(site: Site, name: str, value: str, kept: bool) -> None:
             assert peer.answer() is None
 
 
-def _fails(target: bytes) -> tuple[list[Answer], list[str], bytes]:
-    """The answers, the lines of the log that tell of the application, and all bytes, for what an application does wrong."""
+@pytest.fixture(scope="module")
+def failing() -> Iterator[Site]:
+    """A server whose application fails in each test; it must serve on, and end well."""
     with Site("--max-body-size=65536") as server:
-        with Peer(server.port) as peer:
-            peer.send(get(target))
-            answers = peer.all_answers() if target.startswith((b"/raise-", b"/twice")) or target.endswith(b"parts") else [peer.expect(500)]
-        server.healthy()
-        lines = wait_until(lambda: server.lines(r"Z (error|critical) "), what="the fault in the log")
-        server.healthy()
-        lines = server.lines(r"Z (error|critical) ")
+        yield server
         assert not server.lines("a fault of this server|Unhandled")
         assert server.stop() == 0
+
+
+def _fails(server: Site, target: bytes) -> tuple[list[Answer], list[str], bytes]:
+    """The answers, the lines of the log that tell of the application, and all bytes, for what an application does wrong."""
+    faults = r"Z (error|critical) "
+    known = len(server.lines(faults))
+    with Peer(server.port) as peer:
+        peer.send(get(target))
+        answers = peer.all_answers() if target.startswith((b"/raise-", b"/twice")) or target.endswith(b"parts") else [peer.expect(500)]
+    server.healthy()
+    wait_until(lambda: len(server.lines(faults)) > known, what="the fault in the log")
+    server.healthy()
+    lines = server.lines(faults)[known:]
+    assert not server.lines("a fault of this server|Unhandled")
     for each in answers:
         assert SECRET not in each.body
         assert b"Traceback" not in each.body
@@ -821,9 +831,9 @@ def _fails(target: bytes) -> tuple[list[Answer], list[str], bytes]:
 
 
 @pytest.mark.parametrize("target", [b"/raise", b"/nothing", b"/bad-header", b"/short", b"/long"])
-def test_application_fails_before_the_answer(target: bytes) -> None:
+def test_application_fails_before_the_answer(failing: Site, target: bytes) -> None:
     """An application that fails before its answer has begun gives 500, which tells nothing; it is logged once."""
-    (answer,), lines, _ = _fails(target)
+    (answer,), lines, _ = _fails(failing, target)
     assert not answer.all("x-bad")
     assert not answer.all("x-forged")
     assert len(lines) == 1, lines
@@ -839,9 +849,9 @@ def test_application_fails_before_the_answer(target: bytes) -> None:
         (b"/long?parts", b"12345"),
     ],
 )
-def test_application_fails_in_its_answer(target: bytes, most: bytes) -> None:
+def test_application_fails_in_its_answer(failing: Site, target: bytes, most: bytes) -> None:
     """An answer that an application does not complete, or breaks the length of, is never made to look complete; it is logged once."""
-    answers, lines, body = _fails(target)
+    answers, lines, body = _fails(failing, target)
     assert len(answers) <= 1
     assert most.startswith(body)
     if not target.startswith(b"/long"):  # what it was told of is all there
@@ -957,25 +967,32 @@ def test_idle_connection(hasty: Site) -> None:
     hasty.healthy()
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        post(b"Content-Length: 9", body=b"hello"),
-        chunked(b"5\r\nhello\r\n"),
-        chunked(b"5\r\nhe"),
-        chunked(b"0\r\n"),
-        chunked(b"5\nhi\n0\n\n"),
-    ],
-    ids=["length", "between-chunks", "in-a-chunk", "in-the-trailers", "no-CRLF-at-all"],
-)
-def test_body_that_does_not_come(hasty: Site, data: bytes) -> None:
+STOPPED_BODIES = {
+    "length": post(b"Content-Length: 9", body=b"hello", target=b"/echo?id=length"),
+    "between-chunks": chunked(b"5\r\nhello\r\n", target=b"/echo?id=between-chunks"),
+    "in-a-chunk": chunked(b"5\r\nhe", target=b"/echo?id=in-a-chunk"),
+    "in-the-trailers": chunked(b"0\r\n", target=b"/echo?id=in-the-trailers"),
+    "no-CRLF-at-all": chunked(b"5\nhi\n0\n\n", target=b"/echo?id=no-CRLF-at-all"),
+}
+
+
+@pytest.fixture(scope="module")
+def stopped(hasty_site: Site) -> Iterator[dict[str, Peer]]:
+    """Connections whose bodies have stopped, all at the same time: the deadline is waited out once."""
+    hasty_site.forget()
+    with contextlib.ExitStack() as stack:
+        peers = {name: stack.enter_context(Peer(hasty_site.port)) for name in STOPPED_BODIES}
+        for name, peer in peers.items():
+            peer.send(STOPPED_BODIES[name])
+        yield peers
+
+
+@pytest.mark.parametrize("name", STOPPED_BODIES)
+def test_body_that_does_not_come(hasty: Site, stopped: dict[str, Peer], name: str) -> None:
     """A body that stops is answered with 408 at the body timeout, and the application hears that the peer has gone."""
-    hasty.forget()
-    with Peer(hasty.port) as peer:
-        peer.send(data)
-        assert peer.expect(408).closes()
-        assert peer.answer() is None
-    hasty.await_heard("/echo", "disconnect")
+    assert stopped[name].expect(408).closes()
+    assert stopped[name].answer() is None
+    hasty.await_heard(name, "disconnect")
     assert hasty.complete() == []
     hasty.healthy()
 

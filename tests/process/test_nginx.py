@@ -75,7 +75,7 @@ def test_forwarded_headers(tmp_path: Path) -> None:
 
 def test_cut_without_pings(tmp_path: Path) -> None:
     """With no pings nginx cuts an idle connection after its read timeout, and the server says that it ended with no close frame."""
-    with Server("--ping-interval=0") as server, nginx(tmp_path, server.port, read_timeout="3s") as proxy, join(proxy) as client:
+    with Server("--ping-interval=0") as server, nginx(tmp_path, server.port, read_timeout="1s") as proxy, join(proxy) as client:
         with pytest.raises(ConnectionClosedError):
             client.recv(timeout=20)
         assert client.close_code == 1006
@@ -83,10 +83,10 @@ def test_cut_without_pings(tmp_path: Path) -> None:
 
 
 def test_alive_with_pings(tmp_path: Path) -> None:
-    """With pings more frequent than nginx's read timeout an idle connection is there after ten times that timeout."""
-    with Server("--ping-interval=1") as server, nginx(tmp_path, server.port, read_timeout="3s") as proxy, join(proxy) as client:
+    """With pings more frequent than nginx's read timeout an idle connection is there after four times that timeout."""
+    with Server("--ping-interval=0.5") as server, nginx(tmp_path, server.port, read_timeout="2s") as proxy, join(proxy) as client:
         with pytest.raises(TimeoutError):
-            client.recv(timeout=30)
+            client.recv(timeout=8)
         client.send("still here")
         assert client.recv(timeout=10) == "still here"
         assert not server.lines("closed session=")

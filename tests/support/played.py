@@ -21,9 +21,10 @@ from tests.support import quiet_reactor
 from twistedws import config
 from twistedws.supervisor import witness
 from twistedws.supervisor.control import Accept, Drain, Message, Ready, Report, Rest, ToSupervisor, ToWorker
+from twistedws.supervisor.generation import Heritage
 from twistedws.supervisor.member import Membership
 from twistedws.supervisor.processes import Birth, Spawned
-from twistedws.supervisor.service import Heritage, Supervisor
+from twistedws.supervisor.service import Supervisor
 from twistedws.supervisor.sockets import ListeningSockets
 from twistedws.supervisor.worker import STACKS_SIGNAL
 

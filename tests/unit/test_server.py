@@ -203,7 +203,7 @@ def settle(reactor: Reactor) -> None:
 def test_announcer(manager: Manager) -> None:
     """The service manager and whoever asks for readiness are told the same; signs of life are for those alone who want them."""
     health = Health()
-    announcer = Announcer(Notifier(manager.address, now=lambda: 5), health)
+    announcer = Announcer(Notifier(manager.address, now=lambda: 5), health, lambda: 100.0)
     assert (health.ready, health.why) == (False, "starting")
     announcer.ready("all serve")
     assert (health.ready, health.why) == (True, "")
@@ -219,7 +219,7 @@ def test_announcer(manager: Manager) -> None:
         "RELOADING=1\nMONOTONIC_USEC=5\nSTATUS=a new one",
         "STOPPING=1\nSTATUS=it ends",
     ]
-    Announcer(Notifier(manager.address, 10.0), health).alive()
+    Announcer(Notifier(manager.address, 10.0), health, lambda: 100.0).alive()
     assert manager.heard() == ["WATCHDOG=1"]
 
 
@@ -411,7 +411,7 @@ class House:
         self.replaced: list[Callable[[], None]] = []
         settings = stage._resolve().configuration
         admin = AdminService(settings.admin, self.health, stage.reactor)
-        self.announcer = Announcer(Notifier(None), self.health)
+        self.announcer = Announcer(Notifier(None), self.health, lambda: 100.0)
         self.head = Head(settings, stage.reactor, stage.supervisor, self.announcer, admin, self.replaced.append)
 
     def up(self) -> House:

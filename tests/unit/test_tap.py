@@ -18,9 +18,10 @@ from twistedws import __version__, config, tap
 from twistedws.errors import ConfigurationError
 from twistedws.server import Head, Server
 from twistedws.supervisor.control import Counts, Failed
+from twistedws.supervisor.generation import Heritage
 from twistedws.supervisor.member import Membership
 from twistedws.supervisor.processes import MARK, Birth, Launch
-from twistedws.supervisor.service import MOST_WORKERS, Heritage
+from twistedws.supervisor.service import MOST_WORKERS
 from twistedws.supervisor.succession import HERITAGE, Succession
 
 

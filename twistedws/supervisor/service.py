@@ -11,11 +11,9 @@ It serves nobody and loads no application. Its laws:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from socket import socket
 from typing import Any, Protocol
 
-import msgspec
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
@@ -28,10 +26,11 @@ from twistedws.errors import Cause, ConfigurationError, ListenError
 from twistedws.listening import waiting_in
 from twistedws.supervisor.balance import Balance
 from twistedws.supervisor.control import Accept, Counts, Hurry, Leaving, Message, Ready, Reopen, Report
+from twistedws.supervisor.generation import Generation, Heritage
 from twistedws.supervisor.processes import Adopted, Spawned, ending
 from twistedws.supervisor.restarts import Restarts
 from twistedws.supervisor.sockets import ListeningSockets
-from twistedws.supervisor.stacks import understood
+from twistedws.supervisor.watchdog import Watchdog
 from twistedws.supervisor.worker import Stage, Worker, accepts
 
 _log = Logger()
@@ -73,46 +72,7 @@ class Outside(Protocol):
         """How it fares at the moment."""
 
     def alive(self) -> None:
-        """Workers answer."""
-
-
-@dataclass(slots=True)
-class Generation:
-    """Workers of one configuration, and of the code as it was when they were started."""
-
-    resolved: config.Resolved
-    endpoints: list[str]
-    target: int
-    restarts: Restarts
-    workers: list[Worker] = field(default_factory=list)
-    due: list[float] = field(default_factory=list)  # when those that are missing are to be started
-    failed_at: float = 0.0
-
-    @property
-    def settings(self) -> config.Configuration:
-        """The configuration."""
-        return self.resolved.configuration
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether all its workers serve."""
-        return len(self.workers) >= self.target and all(each.stage is Stage.SERVING for each in self.workers)
-
-
-class Heritage(msgspec.Struct, frozen=True):
-    """What a supervisor leaves to the one that takes its place in the same process.
-
-    Attributes:
-        sockets: Descriptors that are listened on, by description.
-        workers: Of each worker its number, pid, both descriptors, and whether it leaves.
-        number: The last number that was given.
-        counts: What workers that have ended have counted.
-    """
-
-    sockets: dict[str, int]
-    workers: list[tuple[int, int, int, int, bool]]
-    number: int
-    counts: Counts
+        """Workers answer, or are being started; said again and again."""
 
 
 class Supervisor(Service):
@@ -154,6 +114,7 @@ class Supervisor(Service):
         self._stopped: Deferred[None] | None = None
         self._delay: IDelayedCall | None = None  # until listening ends
         self._ticked_at = self._status_at = 0.0
+        self._watchdog = Watchdog(self._offer, reactor)
         self._tick_loop = LoopingCall(self._tick)
         self._tick_loop.clock = reactor
         self.gave_up: Callable[[int, str], None] = _ignore  # called where the first start fails, with status and reason
@@ -593,71 +554,21 @@ class Supervisor(Service):
         now = self._reactor.seconds()
         passed, self._ticked_at = min(now - self._ticked_at, _MOST_TICK), now
         for each in self._all():
-            each.pass_time(passed)
-            each.look_for_stacks(now)
-            self._watch(each, now)
+            self._watchdog.look(each, passed)
         current = self._current
         if self._stopped is None and any(each <= now for each in current.due):
             current.due = [each for each in current.due if each > now]
             self._fill(current)
-        self._see_who_lives(now)
-        if now - self._status_at >= _STATUS:
-            self._status_at = now
-            self._outside.status(self._status_text(""))
-            workers = self._all()
-            if not workers or not all(each.is_stuck for each in workers):
-                self._outside.alive()
-
-    def _watch(self, worker: Worker, now: float) -> None:
-        """Do what is due for one worker."""
-        if worker.is_killed:
-            return
-        if worker.stage is Stage.STARTING:
-            if worker.is_late(now):
-                worker.is_killed = True  # nothing more is due; the signal comes with its stacks
-                worker.ask_for_stacks(now, self._kill_unready)
-        elif worker.leaves_by is not None and now >= worker.leaves_by:
-            _log.warn("killing {worker}, which did not end in time", worker=worker.name)
-            worker.kill()
-        elif worker.should_be_killed:
-            _log.error("killing {worker}: no sign of life for {seconds:.1f} s", worker=worker.name, seconds=worker.silence)
-            worker.kill()
-            self._offer()
-        elif worker.should_be_stuck and not worker.is_stuck:
-            worker.is_stuck = True
-            self._offer()
-            worker.ask_for_stacks(now, self._say_stuck)
-
-    def _say_stuck(self, worker: Worker, stacks: str) -> None:
-        if not worker.is_stuck:  # it has answered again meanwhile
-            return
-        place, stack = understood(stacks)
-        _log.error(
-            "{worker} is stuck: its event loop has given no sign of life for {seconds:.1f} s, {place}",
-            worker=worker.name, seconds=worker.silence, place=place, stack=stack,
-        )  # fmt: skip
-
-    def _kill_unready(self, worker: Worker, stacks: str) -> None:
-        place, stack = understood(stacks)
-        seconds = self._reactor.seconds() - worker.started_at
-        _log.error(
-            "killing {worker}, which was not ready in {seconds:.1f} s, {place}",
-            worker=worker.name,
-            seconds=seconds,
-            place=place,
-            stack=stack,
-        )
-        worker.kill()
-
-    def _see_who_lives(self, now: float) -> None:
-        current = self._current
-        if not current.restarts.failures:
-            return
-        served = [now - each.ready_at for each in current.workers if each.ready_at is not None and each.started_at >= current.failed_at]
-        current.restarts.lives(max(served, default=0.0))
+        current.see_who_lives(now)
         if self._is_looping and not current.restarts.failures:
             self._is_looping = False
             _log.info("the crash loop has ended: workers live again")
+        workers = self._all()
+        if not workers or not all(each.is_stuck for each in workers):
+            self._outside.alive()
+        if now - self._status_at >= _STATUS:
+            self._status_at = now
+            self._outside.status(self._status_text(""))
 
     def _status_text(self, word: str) -> str:
         workers = self._current.workers

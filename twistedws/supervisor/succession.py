@@ -20,8 +20,9 @@ from twisted.logger import Logger
 
 from twistedws import config
 from twistedws.errors import ConfigurationError
+from twistedws.supervisor.generation import Heritage
 from twistedws.supervisor.processes import MARK, Launch, ending
-from twistedws.supervisor.service import Heritage, Supervisor
+from twistedws.supervisor.service import Supervisor
 
 _log = Logger()
 

@@ -15,7 +15,8 @@ import pytest
 from tests.support.played import HERE, STEP, Played, Stage
 from twistedws.errors import ConfigurationError, ListenError
 from twistedws.supervisor.control import Accept, Counts, Drain, Failed, Hurry, Message, Reopen, Report, Rest
-from twistedws.supervisor.service import _GRACE, _MORE_PATIENCE, MOST_WORKERS, Heritage, _ignore
+from twistedws.supervisor.generation import Heritage
+from twistedws.supervisor.service import _GRACE, _MORE_PATIENCE, MOST_WORKERS, _ignore
 from twistedws.supervisor.worker import STACKS_SIGNAL
 from twistedws.supervisor.worker import Stage as Of
 
@@ -328,10 +329,10 @@ def test_a_pause_of_its_own(make: Make) -> None:
 
 
 def test_the_watchdog(make: Make) -> None:
-    """The watchdog is told each second as long as one worker answers, and not when all are stuck."""
+    """The watchdog is told again and again as long as one worker answers, or starts, and not when all are stuck."""
     stage = make().start()
     stage.run(3.3)
-    assert stage.outside.alive_count == 3  # while it starts
+    assert stage.outside.alive_count >= 3  # while it starts
     for each in stage.played:
         each.say_ready()
     stage.played[0].is_silent = True

@@ -19,8 +19,8 @@ import pytest
 from tests.support.played import Stage
 from twistedws.errors import ConfigurationError
 from twistedws.supervisor.control import Counts
+from twistedws.supervisor.generation import Heritage
 from twistedws.supervisor.processes import MARK, Launch
-from twistedws.supervisor.service import Heritage
 from twistedws.supervisor.succession import _LOOK, _TRIAL_TIME, _WAITING, HERITAGE, Succession, inherited
 
 DEADLINE = 20.0  # seconds
