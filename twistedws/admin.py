@@ -14,8 +14,6 @@ It decides nothing: whoever starts and stops the server writes ``Health``, and s
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, cast
 
@@ -28,6 +26,7 @@ from twisted.web import http, server
 from twisted.web.resource import Resource
 
 from twistedws import config
+from twistedws.health import Health
 from twistedws.listening import ListeningService, parsed
 
 _log = Logger()
@@ -36,21 +35,6 @@ TIMEOUT = 10  # seconds that a connection may be idle, within a request or betwe
 MOST_BODY = 65536  # bytes of a request's body, which nobody reads; twisted.web bounds the head, by 16 KiB
 
 _METHODS = (b"GET", b"HEAD")
-
-
-@dataclass(slots=True)
-class Health:
-    """How the server is, as whoever runs it says.
-
-    Attributes:
-        ready: Whether it wants to be sent connections.
-        why: Why it does not, in a few words on one line.
-        state: Facts for the JSON of ``/ready``, by their names; None for none.
-    """
-
-    ready: bool = False
-    why: str = "starting"
-    state: Callable[[], dict[str, object]] | None = None
 
 
 class AdminService(Service):

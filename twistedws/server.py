@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TextIO, cast
 
-from twisted.application.service import IServiceCollection, MultiService
+from twisted.application.service import IServiceCollection, MultiService, Service
 from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
 from twisted.internet.interfaces import IReactorCore
 from twisted.internet.task import LoopingCall, deferLater
@@ -28,9 +28,9 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
 from twistedws import config
-from twistedws.admin import AdminService, Health
 from twistedws.drain import Drain
 from twistedws.errors import ConfigurationError, ListenError, StartupError
+from twistedws.health import Health
 from twistedws.listening import ListeningService, raise_descriptor_limit
 from twistedws.logs import AppendedFile, ConnectionLog, LogWriter
 from twistedws.protocol import Site
@@ -90,12 +90,12 @@ class Root(MultiService):
         settings: The configuration.
         reactor: For signals and the end.
         announcer: Tells others; None in a worker, whose supervisor does.
-        admin: The operators' endpoint.
+        admin: The operators' endpoint, if there is one.
         process: Which of several processes this is, for the log.
     """
 
     def __init__(
-        self, settings: config.Configuration, reactor: Any, announcer: Announcer | None, admin: AdminService | None, process: str = ""
+        self, settings: config.Configuration, reactor: Any, announcer: Announcer | None, admin: Service | None, process: str = ""
     ) -> None:
         super().__init__()
         self.setName("twistedws")
@@ -182,7 +182,7 @@ class Server(Root):
         listening: ListeningService,
         loop: Any,
         announcer: Announcer | None = None,
-        admin: AdminService | None = None,
+        admin: Service | None = None,
         membership: Membership | None = None,
     ) -> None:
         super().__init__(settings, reactor, announcer, admin, membership.name if membership is not None else "")
@@ -383,7 +383,7 @@ class Head(Root):
         reactor: Any,
         supervisor: Supervisor,
         announcer: Announcer,
-        admin: AdminService,
+        admin: Service | None,
         replace: Callable[[Callable[[], None]], None],
     ) -> None:
         super().__init__(settings, reactor, announcer, admin, "supervisor")

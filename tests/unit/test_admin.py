@@ -17,8 +17,9 @@ from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 
 from twistedws import config
-from twistedws.admin import MOST_BODY, TIMEOUT, AdminService, Health
+from twistedws.admin import MOST_BODY, TIMEOUT, AdminService
 from twistedws.errors import ConfigurationError, ListenError
+from twistedws.health import Health
 
 
 class Operators:

@@ -22,8 +22,9 @@ from twisted.logger import ILogObserver, capturedLogs, formatEvent
 from tests.support import played
 from tests.support.quiet_reactor import Reactor
 from twistedws import config, server, tap
-from twistedws.admin import AdminService, Health
+from twistedws.admin import AdminService
 from twistedws.errors import ConfigurationError, ListenError
+from twistedws.health import Health
 from twistedws.logs import AppendedFile
 from twistedws.server import Announcer, Head, Server, log_stream
 from twistedws.supervisor.control import Drain, Failed, Hurry, Leaving, Ready, Reopen, Report

@@ -245,17 +245,19 @@ def test_supervisor(reactor: Reactor, monkeypatch: pytest.MonkeyPatch, tmp_path:
     """With workers the process supervises: workers run the same command line, the successor too, with what is systemd's."""
     monkeypatch.setitem(sys.modules, "twisted.internet.reactor", reactor)
     monkeypatch.setattr("twisted.internet.reactor", reactor, raising=False)
-    monkeypatch.setattr(sys, "orig_argv", ["python", "-X", "dev", "/bin/twistd", "-n", "twistedws", "--workers=2", "a.b:c"])
-    monkeypatch.setattr(sys, "argv", ["/bin/twistd", "-n", "twistedws", "--workers=2", "a.b:c"])
+    monkeypatch.setattr(
+        sys, "orig_argv", ["python", "-X", "dev", "/bin/twistd", "-n", "twistedws", "--workers=2", "--admin=tcp:0", "a.b:c"]
+    )
+    monkeypatch.setattr(sys, "argv", ["/bin/twistd", "-n", "twistedws", "--workers=2", "--admin=tcp:0", "a.b:c"])
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
     monkeypatch.setenv("WATCHDOG_USEC", "8000000")
     monkeypatch.chdir(tmp_path)
-    options = below({"nodaemon": 1, "pidfile": "/run/pid"}, "--workers=2", "a.b:c")
+    options = below({"nodaemon": 1, "pidfile": "/run/pid"}, "--workers=2", "--admin=tcp:0", "a.b:c")
     head = tap.makeService(options)
     assert isinstance(head, Head)
     assert head.twistd is options.parent
     launch = launch_of(head)
-    ours = ["twistedws", "--workers=2", "a.b:c"]
+    ours = ["twistedws", "--workers=2", "--admin=tcp:0", "a.b:c"]
     assert launch.command == [sys.executable, "-X", "dev", "/bin/twistd", "-n", "--pidfile=", *ours]
     assert launch.command[launch.options_at :] == ours[1:]
     assert launch.directory == str(tmp_path)

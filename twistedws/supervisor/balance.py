@@ -92,7 +92,8 @@ class Balance:
     def lost(self, load: int) -> None:
         """A worker has died with so many connections: leave them to its replacement, for a while, since most come back at once."""
         self._awaited += load
-        self._awaited_until = self._clock.seconds() + PATIENCE
+        if self._awaited >= _FEW:
+            self._awaited_until = self._clock.seconds() + PATIENCE
 
     def replaced(self) -> None:
         """A replacement is there."""
@@ -134,8 +135,8 @@ class Balance:
             self._take_away()
             self._decide_later(max(wait, 1 / _STEPS))
             return
-        is_near = self._most > 0 and self._most - sum(loads) - self._others <= _NEAR
-        if self.holder is not None and self.holder is not best and not self._may_move(self.holder, best, is_near, now):
+        is_counted = self._pace is not None or 0 < self._most <= sum(loads) + self._others + _NEAR
+        if self.holder is not None and self.holder is not best and not self._may_move(self.holder, best, is_counted, now):
             best = self.holder
         second = min((each.load for each in self._candidates if each is not best), default=None)
         self._give(best, self._grant(best, second, share, sum(loads), now))
@@ -144,23 +145,22 @@ class Balance:
         """Return how many connections a worker may have while what comes is left to one that will be there soon; None for any number."""
         if now >= self._awaited_until:
             self._awaited = 0
-        if self._awaited < _FEW:
             return None
         return math.ceil((total + self._awaited) / (len(self._candidates) + 1) * _TOLERANCE)
 
-    def _may_move(self, holder: Candidate, best: Candidate, is_near: bool, now: float) -> bool:
+    def _may_move(self, holder: Candidate, best: Candidate, is_counted: bool, now: float) -> bool:
         """Say whether the turn is to move from the one to the other.
 
         Args:
             holder: Who has it.
             best: Who has the fewest connections.
-            is_near: Whether there are nearly as many connections as there may be: then one ends its turn before another begins, since what
-                it has accepted meanwhile is not known.
+            is_counted: Whether it matters how many are accepted: for there is a rate, or they are nearly as many as there may be. Then one
+                ends its turn before another begins, since what it has accepted meanwhile is not known.
             now: Seconds.
         """
         if holder.is_busy and not best.is_busy:
             return True
-        if is_near and self._granted is not None:
+        if is_counted and self._granted is not None:
             return False
         if holder.load - best.load <= best.load // _LITTLE:
             return False
@@ -177,7 +177,7 @@ class Balance:
         shed, is_last = 0, False
         if self._pace is not None:
             tokens = max(1, int(self._pace.tokens(now)))
-            most = min(most or tokens, tokens)
+            most = min(most or max(after, _RARELY), tokens)
             shed = max(0, self._waiting() - int(self._rate * MOST_WAIT))
         if self._most:
             left = self._most - total - self._others

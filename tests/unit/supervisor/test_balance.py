@@ -452,7 +452,7 @@ def test_no_replacement_in_time(workers: int, before: int, back: int) -> None:
     total = world.connections
     lost = world.kill(world.workers[0])
     world.arrive(back)
-    share = total / workers * 1.02 + 2
+    share = total / workers * 1.02 + 4  # reports are a little late
     highest = world.loads[-1]
     world.run(PATIENCE - 0.01)
     assert lost < _FEW or world.loads[-1] <= max(highest, share), (world.loads, lost)
