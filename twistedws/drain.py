@@ -123,7 +123,8 @@ class Drain:
             self._abort_all()
             return
         self._hurried = True
-        _log.info("draining {sessions} sessions at once: asked again", sessions=len(self._registry))
+        if len(self._registry):
+            _log.info("draining {sessions} sessions at once: asked again", sessions=len(self._registry))
         self._schedule = [(0.0, session) for _, session in self._schedule]
         patience = self._settings.close_timeout
         if self._deadline is None or self._deadline.getTime() - self._clock.seconds() > patience:

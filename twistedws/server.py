@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import re
 import signal
 import sys
 import threading
@@ -24,7 +25,7 @@ from twisted.application.service import IServiceCollection, MultiService, Servic
 from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
 from twisted.internet.interfaces import IReactorCore
 from twisted.internet.task import LoopingCall, deferLater
-from twisted.logger import ILogObserver, Logger
+from twisted.logger import FilteringLogObserver, ILogFilterPredicate, ILogObserver, LogEvent, Logger, LogLevel, PredicateResult
 from twisted.python.components import Componentized
 
 from twistedws import config
@@ -41,6 +42,7 @@ from twistedws.systemd import Notifier
 _log = Logger()
 
 EXIT_CANNOT_SERVE, EXIT_WRONG_CONFIGURATION = 1, 2
+_PORT_LINE = re.compile(r"\bSiteFactory starting on |^\('?(TCP|UNIX|TLS) Port .* Closed\)|\(.* Port .* Closed\)")
 _STATUS = 1.0  # seconds from one status for systemd to the next
 
 
@@ -56,9 +58,11 @@ class Announcer:
     def __init__(self, notifier: Notifier, health: Health, seconds: Callable[[], float]) -> None:
         self.notifier, self._health, self._seconds = notifier, health, seconds
         self._alive_at = 0.0
+        self._is_ready = False  # since the start, until the stop
 
     def ready(self, status: str) -> None:
         """All serve."""
+        self._is_ready = True
         self._health.ready, self._health.why = True, ""
         self.notifier.ready(status)
 
@@ -68,8 +72,14 @@ class Announcer:
 
     def stopping(self, status: str) -> None:
         """The end has begun: no more connections, please."""
+        self._is_ready = False
         self._health.ready, self._health.why = False, "stopping"
         self.notifier.stopping(status)
+
+    def serves(self, is_serving: bool) -> None:
+        """Whether there is a worker that may be given connections; said again and again."""
+        if self._is_ready:
+            self._health.ready, self._health.why = is_serving, "" if is_serving else "no worker serves"
 
     def status(self, status: str) -> None:
         """How it fares at the moment."""
@@ -109,7 +119,10 @@ class Root(MultiService):
         if isinstance(parent, Componentized) and not self.twistd.get("logger") and not self.twistd.get("syslog"):
             logging = self._settings.logging
             self._writer = LogWriter(log_stream(self.twistd), logging.log_format, logging.log_level, process=self._process)
-            parent.setComponent(ILogObserver, self._writer)
+            quiet = self._process.startswith("worker")
+            parent.setComponent(
+                ILogObserver, FilteringLogObserver(self._writer, [cast("ILogFilterPredicate", _is_news)]) if quiet else self._writer
+            )
             self._has_writer(self._writer)
         super().setServiceParent(IServiceCollection(parent, parent))
 
@@ -121,7 +134,10 @@ class Root(MultiService):
             try:
                 self._admin.startService()
             except ListenError as error:
-                self._cannot_serve(f"cannot listen on {error}", error)
+                self._cannot_answer_operators(error)
+
+    def _cannot_answer_operators(self, error: ListenError) -> None:
+        self._cannot_serve(f"cannot listen on {error}", error)
 
     def _take_signals(self, numbers: dict[int, Callable[[], None]]) -> None:
         """Our own handlers: with Twisted's, SIGTERM ends in status 143, and a second one in a traceback."""
@@ -303,9 +319,7 @@ class Server(Root):
             signals[signal.SIGINT] = self.stop_or_hurry
             signals[signal.SIGHUP] = self._cannot_reload
         else:
-            # A Ctrl-C, and the end of a terminal, reach all processes there; what they mean is the supervisor's to say.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            leave_to_supervisor()
         return signals
 
     def _join(self, membership: Membership) -> None:
@@ -317,6 +331,7 @@ class Server(Root):
             drain=self._drain_over,
             hurry=self._hurry,
             reopen=self._reopen,
+            longest_silence=self._settings.workers.worker_timeout,
         )
 
     def _drain_over(self, seconds: float) -> None:
@@ -384,10 +399,11 @@ class Head(Root):
         supervisor: Supervisor,
         announcer: Announcer,
         admin: Service | None,
-        replace: Callable[[Callable[[], None]], None],
+        replace: Callable[[Callable[[], Deferred[None]]], None],
     ) -> None:
         super().__init__(settings, reactor, announcer, admin, "supervisor")
         self.supervisor, self._replace = supervisor, replace
+        self.succeeds = False  # whether it takes the place of another, and must not end for what that has not needed
         supervisor.gave_up = self._give_up
 
     def privilegedStartService(self) -> None:
@@ -399,6 +415,11 @@ class Head(Root):
             self._cannot_serve(f"cannot listen on {error}", error)
         except ConfigurationError as error:
             self._cannot_serve(str(error), error, EXIT_WRONG_CONFIGURATION)
+
+    def _cannot_answer_operators(self, error: ListenError) -> None:
+        if not self.succeeds:
+            super()._cannot_answer_operators(error)
+        _log.error("not answering operators: cannot listen on {error}", error=error)
 
     def startService(self) -> None:
         """Start the workers."""
@@ -452,8 +473,11 @@ class Head(Root):
             self._stop_or_hurry()
         self._reactor.callLater(0, self.supervisor.hurry)
 
-    def _step_aside(self) -> None:
-        """Another program is about to be in this process: write what waits, remove what it would take for another's."""
+    @inlineCallbacks
+    def _step_aside(self) -> Any:
+        """Another program is about to be in this process: write what waits, let go of what it would take for another's."""
+        if self._admin is not None and self._admin.running:
+            yield self._admin.stopService()
         self._log_waits_no_more()
         sys.stdout.flush()
         pidfile = self.twistd.get("pidfile")
@@ -462,11 +486,36 @@ class Head(Root):
 
     def _give_up(self, status: int, text: str) -> None:
         """The workers do not start: end, as one process would have."""
+        if not self.twistd.get("nodaemon", True):  # nobody sees its standard error
+            _log.critical("the workers do not start: {text}", text=text)
         self._log_waits_no_more()
         print(f"twistedws: {text}", file=sys.__stderr__, flush=True)
         atexit.register(_exit, status)
         self._stop_asked = True
         self._reactor.stop()
+
+
+def _is_news(event: LogEvent) -> Any:
+    """Leave out of a worker's log what Twisted says of every process and port: all workers say the same, and the supervisor has said it."""
+    name = event.get("log_namespace", "")
+    if event.get("log_level", LogLevel.info) > LogLevel.info:
+        return PredicateResult.maybe
+    is_old = name.startswith(("twisted.scripts.", "twisted.internet.base"))
+    is_port = name == "log_legacy" and _PORT_LINE.search(event.get("log_text") or str(event.get("message", "")))
+    return PredicateResult.no if is_old or is_port else PredicateResult.maybe
+
+
+def leave_to_supervisor() -> None:
+    """Do nothing on the signals that a terminal sends to all its processes: what they mean is the supervisor's to say.
+
+    They are not ignored by the system: what the application starts would inherit that.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, _do_nothing)
+
+
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    pass
 
 
 def _exit(status: int) -> None:
@@ -487,7 +536,9 @@ def _end(seconds: float) -> None:
 def log_stream(twistd: Mapping[str, Any]) -> TextIO | AppendedFile:
     """Where twistd would log to: standard output, or the file of --logfile. It is not rotated here: logrotate does, with SIGUSR1."""
     file = log_file(twistd)
-    return sys.stdout if file is None else AppendedFile(file)
+    if file is not None:
+        return AppendedFile(file)
+    return sys.stdout if sys.stdout is not None else Path(os.devnull).open("w")
 
 
 def log_file(twistd: Mapping[str, Any]) -> Path | None:

@@ -128,15 +128,6 @@ class Notifier:
         if self._flush():
             self._send("WATCHDOG=1")
 
-    def extend(self, seconds: float) -> None:
-        """Ask systemd for more patience with the start, reload or stop under way.
-
-        Args:
-            seconds: From now on; nothing shortens what the unit allows.
-        """
-        if self._flush():
-            self._send(f"EXTEND_TIMEOUT_USEC={round(seconds * 1_000_000)}")
-
     def _change(self, state: str, status: str) -> None:
         self._owed.append(f"{state}\nSTATUS={_one_line(status)}")
         self._flush()

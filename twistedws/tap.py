@@ -25,7 +25,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python import usage
 
 from twistedws import config
-from twistedws.errors import ConfigurationError
+from twistedws.errors import ConfigurationError, ListenError
 from twistedws.gateway.loader import Process, load
 from twistedws.health import Health
 from twistedws.keepalive import KeepaliveService
@@ -36,7 +36,7 @@ from twistedws.origin import OriginPolicy
 from twistedws.protocol import Site, SiteFactory, Turn
 from twistedws.proxy import TrustedProxies
 from twistedws.registry import Registry
-from twistedws.server import EXIT_WRONG_CONFIGURATION, Announcer, Head, Root, Server, log_file, stop
+from twistedws.server import EXIT_CANNOT_SERVE, EXIT_WRONG_CONFIGURATION, Announcer, Head, Root, Server, leave_to_supervisor, log_file, stop
 from twistedws.supervisor.member import Membership
 from twistedws.supervisor.processes import Launch, usable_cores
 from twistedws.supervisor.service import MOST_WORKERS, Supervisor
@@ -68,7 +68,7 @@ class Options(usage.Options):
         super().__init__()
         self.given: dict[str, object] = {}
         self.arguments: list[str] = []
-        self.directory = str(Path.cwd())  # twistd changes it later (--rundir), and relative names are meant from here
+        self.directory = _current_directory()  # twistd changes it later (--rundir), and relative names are meant from here
         self.reactor = ""  # that twistd was told to use
         self.membership = Membership.from_environment(os.environ)
 
@@ -89,7 +89,7 @@ class Options(usage.Options):
 
     def refuse(self, error: ConfigurationError) -> NoReturn:
         """End the start with what is wrong; a worker tells its supervisor, who tells the user once for all of them."""
-        if self.membership is not None and not self.membership.is_trial:
+        if self.membership is not None:
             self.membership.failed(EXIT_WRONG_CONFIGURATION, str(error))
             raise SystemExit(EXIT_WRONG_CONFIGURATION)
         stop(f"twistedws: {error}", EXIT_WRONG_CONFIGURATION)
@@ -103,8 +103,9 @@ class Options(usage.Options):
 
     def postOptions(self) -> None:
         """Resolve the configuration, carry out what only prints, and see to the reactor."""
-        if self.membership is not None and not self.membership.is_trial:
+        if self.membership is not None:
             self.membership.start_witness()
+            leave_to_supervisor()
         self.resolved = self.resolve()
         if self["show-config"]:
             stop(self.resolved.show().rstrip(), 0, sys.stdout)
@@ -114,8 +115,18 @@ class Options(usage.Options):
             self.reactor = self.parent.get("reactor") or ""
         reactor = install_reactor()
         if self["check-config"]:
-            compose(self.resolved.configuration, reactor, self.membership)
+            self._check(reactor)
             stop("twistedws: the configuration is right", 0, sys.stdout)
+
+    def _check(self, reactor: Any) -> None:
+        """Make everything, and start nothing; in a supervisor's place, whose sockets are inherited, see whether what is new can be had."""
+        heritage = inherited(os.environ)
+        compose(self.resolved.configuration, reactor, None if heritage is None else Membership.of_a_trial())
+        if heritage is not None:
+            try:
+                ListeningSockets(reactor, heritage.sockets).probe(self.resolved.configuration.listening)
+            except ListenError as error:
+                stop(f"twistedws: cannot listen on {error}", EXIT_CANNOT_SERVE)
 
     def resolve(self) -> config.Resolved:
         """Read the configuration, anew each time: command line, environment and file; a worker has it from its supervisor.
@@ -326,15 +337,17 @@ def compose_supervisor(options: Options, reactor: Any) -> Head:
         heritage,
     )
     health.state = supervisor.facts
+    command = _command(options, [f"--pidfile={twistd.get('pidfile') or ''}"])
     succession = Succession(
         supervisor,
-        _command(options, [f"--pidfile={twistd.get('pidfile') or ''}"]),
-        launch,
+        replace(launch, command=command, options_at=len(command) - len(options.arguments)),
         options.resolve,
         notifier.environment,
         reactor,
     )
-    return Head(settings, reactor, supervisor, announcer, _admin(settings.admin, health, reactor), succession.begin)
+    head = Head(settings, reactor, supervisor, announcer, _admin(settings.admin, health, reactor), succession.begin)
+    head.succeeds = heritage is not None
+    return head
 
 
 def _admin(settings: config.Admin, health: Health, reactor: Any) -> Service | None:
@@ -364,6 +377,8 @@ def _command(options: Options, twistd_options: list[str]) -> list[str]:
     head = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]  # the interpreter's options and the script, or -m and its module
     kept = ["-n", *twistd_options]
     kept += [f"--reactor={options.reactor}"] if options.reactor else []
+    rundir = twistd.get("rundir") or "."
+    kept += [f"--rundir={Path(options.directory, rundir)}"] if rundir != "." else []
     kept += ["--syslog", f"--prefix={twistd['prefix']}"] if twistd.get("syslog") else []
     file = log_file(twistd)
     kept += [f"--logfile={file}"] if file is not None else []
@@ -385,6 +400,13 @@ async def _as_coroutine(awaitable: Awaitable[None]) -> None:
         await awaitable
     except (SystemExit, KeyboardInterrupt) as error:  # asyncio would end the process with it
         raise RuntimeError(f"the application raised {error!r}") from error
+
+
+def _current_directory() -> str:
+    try:
+        return str(Path.cwd())
+    except FileNotFoundError:  # it has been removed
+        return "/"
 
 
 def _read(path: str, name: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 from tests.support.crowd import Crowd
 from tests.support.raw import TEXT, Raw, frame
 from tests.support.server import APPS, Server, wait_until
-from tests.support.workers import children, gone, numbers, ready
+from tests.support.workers import children, gone, numbers, readiness, ready
 
 BLOCKS = APPS / "blocks.py"
 
@@ -165,3 +165,36 @@ def test_worker_that_was_asked_to_end() -> None:
         assert not crowd.faults
         assert not crowd.refusals
         assert server.lines("worker 1 .* leaves, and was not told to: another is started")
+
+
+def test_forked_children() -> None:
+    """A child that a worker has forked, and that outlives it, keeps neither its replacement from coming nor the supervisor from ending."""
+    with Server("--workers=1", "forks:App") as server:
+        forked = []
+        try:
+            with ask(server, "who") as peer:
+                forked.append(int(peer.read_message()))
+            os.kill(numbers(server)[1], signal.SIGKILL)
+            ready(server, 2)
+            with ask(server, "who") as peer:
+                forked.append(int(peer.read_message()))
+            assert server.stop() == 0
+            with pytest.raises(ConnectionRefusedError):
+                Raw(server.port)
+        finally:
+            for each in forked:
+                os.kill(each, signal.SIGKILL)
+
+
+def test_nobody_serves(tmp_path: Path) -> None:
+    """While all workers are in a crash loop the server is not ready; a new supervisor takes over all the same, and serves when they can."""
+    options = ("--workers=1", "--admin=tcp:0:interface=127.0.0.1", f"--app-dir={APPS}", "broken:App")
+    with Server(*options, cwd=tmp_path) as server:
+        asked = int(server.wait_for_line(r"answering operators on 127.0.0.1:(\d+)").group(1))
+        wait_until(lambda: readiness(asked) == (200, "ready"), 10, "it is ready")
+        (tmp_path / "broken").touch()
+        os.kill(numbers(server)[1], signal.SIGKILL)
+        server.wait_for_line("crash loop: ")
+        wait_until(lambda: readiness(asked) == (503, "not ready: no worker serves"), 10, "it is not ready")
+        (tmp_path / "broken").unlink()
+        wait_until(lambda: readiness(asked) == (200, "ready"), 30, "it is ready again")

@@ -17,7 +17,7 @@ import pytest
 from tests.support.crowd import Crowd, histogram
 from tests.support.raw import Raw
 from tests.support.server import Server, wait_until
-from tests.support.workers import children, gone, numbers, ready, shares
+from tests.support.workers import children, gone, numbers, readiness, ready, shares
 
 KILLS = int(os.environ.get("KILLS", "12"))  # KILLS=50 python -m pytest tests/process/test_workers.py -k killed
 _AGAIN = re.compile(r"is ready, ([0-9.]+) s after its start")
@@ -157,14 +157,6 @@ def test_drain_rate() -> None:
         assert server.wait() == 0
 
 
-def readiness(port: int) -> tuple[int, str]:
-    """Ask whether the server is ready; return the status and the first line."""
-    with Raw(port) as asks:
-        asks.send(b"GET /ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        status, _ = asks.read_head()
-        return status, asks.read_end().decode().splitlines()[0]
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_all_end(number: int) -> None:
     """SIGTERM ends all gracefully, SIGINT all at once; every session is closed by 1012, and no process is left."""
@@ -285,3 +277,36 @@ def test_accept_rate() -> None:
             assert not crowd.rejections
             assert not crowd.refusals
             assert max(shares(server)) - min(shares(server)) <= 10
+
+
+def test_successor_with_other_settings(tmp_path: Path) -> None:
+    """SIGUSR2 takes what has changed: another backlog on the same port, an admin socket; what cannot be had changes nothing."""
+    file, admin = tmp_path / "ws.toml", tmp_path / "admin.sock"
+    same = f'workers = 1\napp = "echo"\nadmin = ["unix:{admin}"]\n'
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        file.write_text(f"port = 0\n{same}")
+        with Server(f"--config={file}", cwd=tmp_path) as server:
+            port = server.port
+            for wrong, why in [
+                (f"port = {taken.getsockname()[1]}\n{same}", "Address already in use"),
+                (f'endpoint = ["tcp:nonsense"]\n{same}', "tcp:nonsense"),
+                ("port = 0\nworkers = 0\n", "workers: 0: it takes a restart"),
+            ]:
+                file.write_text(wrong)
+                server.send_signal(signal.SIGUSR2)
+                server.wait_for_line(f"the supervisor stays: .*{why}", 20)
+            file.write_text(f'endpoint = ["tcp:{port}:interface=127.0.0.1:backlog=77"]\n{same}')
+            server.send_signal(signal.SIGUSR2)
+            server.wait_for_line("1 new workers are ready", 30)
+            with Raw(port) as peer:
+                peer.upgrade()
+            assert len(server.lines("answering operators on unix:")) == 2
+            file.write_text(f'endpoint = ["tcp:{port}:interface=127.0.0.1:backlog=88"]\n{same}')
+            server.send_signal(signal.SIGHUP)
+            wait_until(lambda: len(server.lines("1 new workers are ready")) == 2, 20, "the reload")
+            with Raw(port) as peer:
+                peer.upgrade()
+            assert server.stop() == 0
+        assert not admin.exists()

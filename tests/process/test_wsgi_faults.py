@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import signal
 import socket
@@ -11,7 +12,8 @@ import threading
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
@@ -362,10 +364,23 @@ def test_burns_the_processor(site: Server, bystanders: Bystanders) -> None:
 BOMBS = {"lists": "[" * 100_000, "objects": '{"":' * 100_000, "closed": "[" * 100_000 + "]" * 100_000}
 
 
-@pytest.mark.parametrize("more", [(), ("--thread-stack-size=1MiB",)], ids=["default", "least"])
-def test_nested_json(more: tuple[str, ...]) -> None:
+@pytest.fixture(scope="module")
+def stacks() -> Iterator[Callable[[str], Server]]:
+    """Gives the server whose threads have stacks of a size, started when first asked for."""
+    with ExitStack() as stack:
+
+        @functools.cache
+        def give(size: str) -> Server:
+            return stack.enter_context(Server(*([f"--thread-stack-size={size}"] if size else []), APP))
+
+        yield give
+
+
+@pytest.mark.parametrize("size", ["", "1MiB"], ids=["default", "least"])
+def test_nested_json(stacks: Callable[[str], Server], size: str) -> None:
     """JSON nested a hundred thousand deep is a RecursionError in the thread that parses it, and no more, even on the smallest stack."""
-    with Server(*more, APP) as server, Canary(server) as canary:
+    server = stacks(size)
+    with Canary(server) as canary:
         for bomb in BOMBS.values():
             with Raw(server.port) as peer:
                 peer.upgrade(path=b"/parse")
@@ -379,13 +394,13 @@ def test_nested_json(more: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("way", ["python", "repr", "sort", "uncaught"])
-def test_recursion_without_end(way: str) -> None:
+def test_recursion_without_end(stacks: Callable[[str], Server], way: str) -> None:
     """Python functions, and those of C that call Python, come to a RecursionError too; where it is not caught, to 1011.
 
     Sorting takes more stack for each call than anything else: a thousand calls take more than 2 MiB.
     """
-    more = ("--thread-stack-size=4MiB",) if way == "sort" else ()
-    with Server(*more, APP) as server, Canary(server) as canary:
+    server = stacks("4MiB" if way == "sort" else "")
+    with Canary(server) as canary:
         with Raw(server.port) as peer:
             peer.upgrade(path=b"/recurse")
             peer.send(frame(TEXT, way.encode()))

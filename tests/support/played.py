@@ -155,11 +155,13 @@ class Noted:
     Attributes:
         heard: Each word, with the status.
         alive_count: How many signs of life there were.
+        is_served: Whether there was a worker that may be given connections, when this was last said; None before.
     """
 
     def __init__(self) -> None:
         self.heard: list[tuple[str, str]] = []
         self.alive_count = 0
+        self.is_served: bool | None = None
 
     @property
     def words(self) -> list[str]:
@@ -174,6 +176,9 @@ class Noted:
 
     def stopping(self, status: str) -> None:
         self.heard.append(("stopping", status))
+
+    def serves(self, is_serving: bool) -> None:
+        self.is_served = is_serving
 
     def status(self, status: str) -> None:
         self.heard.append(("status", status))
@@ -299,9 +304,14 @@ class Stage:
 
 
 class Parent:
-    """The supervisor's ends of what connects it with a worker, as a test plays it."""
+    """The supervisor's ends of what connects it with a worker, as a test plays it.
+
+    Attributes:
+        alarms: The seconds after which the worker has said that it ends itself, each time; None where it does no more.
+    """
 
     def __init__(self) -> None:
+        self.alarms: list[float | None] = []
         self.control, self.control_there = socket.socketpair()
         self.watch, self.watch_there = socket.socketpair()
         self.control.setblocking(False)
@@ -340,13 +350,15 @@ def membership_of(
 
     Args:
         parent: The supervisor.
-        monkeypatch: For the end of the process.
+        monkeypatch: For the end of the process, and its alarm.
         configuration: All settings, as TOML.
         watched: Whether its witness watches already; if not, the test has it start.
     """
     ended: Future[int] = Future()
     monkeypatch.setattr(witness, "LAST_SECONDS", 0.0)
     monkeypatch.setattr(os, "_exit", ended.set_result)
+    monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda seconds, **_: parent.alarms.append(seconds))
+    monkeypatch.setattr(faulthandler, "cancel_dump_traceback_later", lambda: parent.alarms.append(None))
     birth = parent.birth(configuration)
     membership = Membership(birth)
     if watched:

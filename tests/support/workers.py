@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from tests.support.raw import Raw
 from tests.support.server import Server, wait_until
 
 
@@ -62,3 +63,11 @@ def _is_there(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def readiness(port: int) -> tuple[int, str]:
+    """Ask whether the server is ready; return the status and the first line."""
+    with Raw(port) as asks:
+        asks.send(b"GET /ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        status, _ = asks.read_head()
+        return status, asks.read_end().decode().splitlines()[0]

@@ -390,6 +390,18 @@ def test_hurrying_what_does_not_run() -> None:
     assert len(stage.done_at) == 1
 
 
+def test_hurrying_what_has_no_sessions() -> None:
+    """Where only the application is busy yet nothing is said of sessions."""
+    stage = Stage(busy=lambda: 1)
+    with capturedLogs() as events:
+        stage.start()
+        stage.drain.hurry()
+    assert stage.drain.active
+    assert not [each for each in events if "asked again" in each["log_format"]]
+    stage.run(10.0)
+    assert len(stage.done_at) == 1
+
+
 def test_hurrying_twice_leaves_no_timer() -> None:
     """A drain that has ended early has forgotten its deadline."""
     stage = Stage(seconds=0.0)

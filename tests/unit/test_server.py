@@ -13,11 +13,12 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 import pytest
 from twisted.application.service import Application as TwistdApplication
-from twisted.logger import ILogObserver, capturedLogs, formatEvent
+from twisted.internet.defer import Deferred
+from twisted.logger import ILogObserver, LogLevel, capturedLogs, formatEvent
 
 from tests.support import played
 from tests.support.quiet_reactor import Reactor
@@ -56,10 +57,14 @@ def test_life(tmp_path: Path) -> None:
     assert not server.site.keepalive.running
 
 
-def test_log_stream(tmp_path: Path) -> None:
-    """In the foreground the log goes to standard output unless a file is named; as a daemon to twistd.log."""
+def test_log_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the foreground the log goes to standard output, if there is one, unless a file is named; as a daemon to twistd.log."""
     assert log_stream({}) is sys.stdout
     assert log_stream({"logfile": "-"}) is sys.stdout
+    monkeypatch.setattr(sys, "stdout", None)
+    with cast("TextIO", log_stream({})) as nowhere:
+        assert nowhere.name == os.devnull
+    monkeypatch.undo()
     stream = log_stream({"nodaemon": 1, "logfile": str(tmp_path / "x")})
     assert isinstance(stream, AppendedFile)
     assert stream.path == tmp_path / "x"
@@ -214,6 +219,8 @@ def test_announcer(manager: Manager) -> None:
     announcer.alive()
     announcer.stopping("it ends")
     assert (health.ready, health.why) == (False, "stopping")
+    announcer.serves(True)
+    assert (health.ready, health.why) == (False, "stopping")
     assert manager.heard() == [
         "READY=1\nSTATUS=all serve",
         "STATUS=7 sessions",
@@ -222,6 +229,19 @@ def test_announcer(manager: Manager) -> None:
     ]
     Announcer(Notifier(manager.address, 10.0), health, lambda: 100.0).alive()
     assert manager.heard() == ["WATCHDOG=1"]
+
+
+def test_readiness_with_workers() -> None:
+    """From the first time that all serve until the stop, who asks for readiness is told whether a worker serves."""
+    health = Health()
+    announcer = Announcer(Notifier(None), health, lambda: 100.0)
+    announcer.serves(True)
+    assert (health.ready, health.why) == (False, "starting")
+    announcer.ready("all serve")
+    announcer.serves(False)
+    assert (health.ready, health.why) == (False, "no worker serves")
+    announcer.serves(True)
+    assert (health.ready, health.why) == (True, "")
 
 
 def test_one_process_tells_systemd(manager: Manager, handlers: dict[int, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -344,7 +364,11 @@ def test_a_worker(worker: Worker, handlers: dict[int, Any]) -> None:
     assert worker.parent.heard() == []
     worker.up()
     assert worker.parent.heard() == [Ready(), Report(rests=True)]
-    assert (handlers[signal.SIGINT], handlers[signal.SIGHUP]) == (signal.SIG_IGN, signal.SIG_IGN)
+    assert len(worker.parent.alarms) == 1
+    for number in (signal.SIGINT, signal.SIGHUP):  # they are the supervisor's, and what the application starts has them as usual
+        assert handlers[number] not in (signal.SIG_IGN, signal.SIG_DFL)
+        handlers[number](number, None)
+    assert worker.reactor.stopped == 0
     worker.parent.say(Drain(2.5))
     worker.reactor.poll()
     worker.parent.say(Drain(7.5))
@@ -354,6 +378,7 @@ def test_a_worker(worker: Worker, handlers: dict[int, Any]) -> None:
     worker.server.stopService().addCallback(done.append)
     assert done == [None]
     assert worker.parent.heard() == [Leaving(), Report(rests=True)]
+    assert worker.parent.alarms[-1] is None
 
 
 def test_a_worker_is_hurried(worker: Worker, handlers: dict[int, Any]) -> None:
@@ -387,6 +412,42 @@ def test_a_worker_opens_its_log_anew(worker: Worker, handlers: dict[int, Any], t
     assert "worker 7" in (tmp_path / "log").read_text()
 
 
+def test_what_a_worker_does_not_log(worker: Worker, tmp_path: Path) -> None:
+    """What Twisted says of every process and port all workers would say again; warnings and all else are news."""
+    worker.server.twistd = {"logfile": str(tmp_path / "log")}
+    application = TwistdApplication("test")
+    worker.server.setServiceParent(application)
+    observer = application.getComponent(ILogObserver)
+    for namespace, level, text in [
+        ("twisted.scripts._twistd_unix.UnixAppLogger", LogLevel.info, "old: twistd"),
+        ("twisted.internet.base", LogLevel.info, "old: reactor"),
+        ("twisted.scripts._twistd_unix.UnixAppLogger", LogLevel.warn, "new: warning"),
+        ("twistedws.server", LogLevel.info, "new: ours"),
+    ]:
+        observer({"log_format": text, "log_time": 0.0, "log_namespace": namespace, "log_level": level})
+    for text in (
+        "SiteFactory starting on 8080",
+        "(TCP Port 8080 Closed)",
+        "(UNIX Port '/s' Closed)",
+        "new: the application's",
+    ):
+        for key, value in (("log_text", text), ("message", (text,))):
+            observer(
+                {
+                    "log_format": "{text}",
+                    "text": text,
+                    key: value,
+                    "log_time": 0.0,
+                    "log_namespace": "log_legacy",
+                    "log_level": LogLevel.info,
+                }
+            )
+    worker.server._log_waits_no_more()
+    log = (tmp_path / "log").read_text()
+    assert [log.count(each) for each in ("new: warning", "new: ours", "new: the application's")] == [1, 1, 2]
+    assert not any(each in log for each in ("old", "Port", "starting on"))
+
+
 def test_a_worker_that_cannot_serve(worker: Worker, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     """Its supervisor is told why, and nobody else."""
 
@@ -409,7 +470,7 @@ class House:
 
     def __init__(self, stage: played.Stage) -> None:
         self.stage, self.health = stage, Health()
-        self.replaced: list[Callable[[], None]] = []
+        self.replaced: list[Callable[[], Deferred[None]]] = []
         settings = stage._resolve().configuration
         admin = AdminService(settings.admin, self.health, stage.reactor)
         self.announcer = Announcer(Notifier(None), self.health, lambda: 100.0)
@@ -499,11 +560,51 @@ def test_stepping_aside(house: Callable[..., House], handlers: dict[int, Any], t
     there.up()
     handlers[signal.SIGUSR2](signal.SIGUSR2, None)
     (before,) = there.replaced
-    before()
+    done: list[object] = []
+    before().addCallback(done.append)
     (tmp_path / "pid").write_text("1")
     there.head.twistd["pidfile"] = str(tmp_path / "pid")
-    before()
+    before().addCallback(done.append)
+    assert done == [None, None]
     assert not (tmp_path / "pid").exists()
+
+
+def test_stepping_aside_from_the_operators_endpoint(
+    house: Callable[..., House], handlers: dict[int, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The operators' endpoint is left to the next program first, and all else is done when it is free."""
+    there = house().up()
+    (tmp_path / "pid").write_text("1")
+    there.head.twistd = {"pidfile": str(tmp_path / "pid")}
+    free: Deferred[None] = Deferred()
+    assert there.head._admin is not None
+    monkeypatch.setattr(there.head._admin, "stopService", lambda: free)
+    handlers[signal.SIGUSR2](signal.SIGUSR2, None)
+    done: list[object] = []
+    there.replaced[0]().addCallback(done.append)
+    assert (done, (tmp_path / "pid").exists()) == ([], True)
+    free.callback(None)
+    assert (done, (tmp_path / "pid").exists()) == ([None], False)
+
+
+def test_a_successor_without_operators(house: Callable[..., House], capfd: pytest.CaptureFixture[str]) -> None:
+    """A first supervisor ends if it cannot answer operators; one that takes another's place says so, and serves."""
+
+    def refuse() -> None:
+        raise ListenError("tcp:9000: Address already in use")
+
+    first, heir = house(admin=["tcp:9000"]), house(admin=["tcp:9000"])
+    for each in (first, heir):
+        assert each.head._admin is not None
+        each.head._admin.startService = refuse  # type: ignore[method-assign]
+    with pytest.raises(SystemExit) as caught:
+        first.head.startService()
+    assert caught.value.code == 1
+    assert "cannot listen on tcp:9000: Address already in use" in capfd.readouterr().err
+    heir.head.succeeds = True
+    heir.up()
+    assert heir.stage.said("not answering operators: cannot listen on tcp:9000: Address already in use")
+    assert heir.stage.outside.words == ["ready"]
 
 
 def test_a_start_that_was_interrupted(house: Callable[..., House]) -> None:
@@ -536,6 +637,19 @@ def test_workers_that_do_not_start(
     function(*arguments)
     assert ended == [status]
     assert function is server._exit
+
+
+@pytest.mark.parametrize("nodaemon", [0, 1])
+def test_a_daemons_workers_that_do_not_start(
+    house: Callable[..., House], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], nodaemon: int
+) -> None:
+    """A daemon, whose standard error nobody sees, has its log say why."""
+    monkeypatch.setattr(atexit, "register", lambda *_: None)
+    there = house()
+    there.head.twistd = {"nodaemon": nodaemon}
+    there.head.supervisor.gave_up(1, "no module named x")
+    assert len(there.stage.said("the workers do not start: no module named x")) == (0 if nodaemon else 1)
+    assert capfd.readouterr().err.endswith("twistedws: no module named x\n")
 
 
 def test_a_head_that_cannot_listen(house: Callable[..., House], capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:

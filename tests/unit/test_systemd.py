@@ -73,7 +73,6 @@ def path(tmp_path: Path) -> str:
         (lambda notifier: notifier.stopping("9 sessions"), ["STOPPING=1\nSTATUS=9 sessions"]),
         (lambda notifier: notifier.status("812 sessions"), ["STATUS=812 sessions"]),
         (lambda notifier: notifier.alive(), ["WATCHDOG=1"]),
-        (lambda notifier: notifier.extend(2.5), ["EXTEND_TIMEOUT_USEC=2500000"]),
         (
             lambda notifier: [notifier.status("a"), notifier.status("a"), notifier.status("b"), notifier.status("a")],
             ["STATUS=a", "STATUS=b", "STATUS=a"],
@@ -123,7 +122,7 @@ def test_no_manager(address: str | None) -> None:
         for call in (notifier.ready, notifier.reloading, notifier.stopping, notifier.status):
             call("text")
         notifier.alive()
-        notifier.extend(1)
+        notifier.alive()
     assert not events
     assert notifier.watchdog_interval == 0.0
     assert notifier.environment() == {}
@@ -198,7 +197,7 @@ def test_nobody_there(path: str) -> None:
         notifier.ready("up")
         notifier.status("busy")
         notifier.alive()
-        notifier.extend(1)
+        notifier.alive()
         notifier.stopping("down")
         assert [(event["log_level"], event["what"]) for event in events] == [(LogLevel.warn, "READY=1")]
         first = Manager(path)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,7 @@ from twistedws.errors import ConfigurationError
 from twistedws.server import Head, Server
 from twistedws.supervisor.control import Counts, Failed
 from twistedws.supervisor.generation import Heritage
-from twistedws.supervisor.member import Membership
-from twistedws.supervisor.processes import MARK, Birth, Launch
+from twistedws.supervisor.processes import Launch
 from twistedws.supervisor.service import MOST_WORKERS
 from twistedws.supervisor.succession import HERITAGE, Succession
 
@@ -263,8 +264,12 @@ def test_supervisor(reactor: Reactor, monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert launch.directory == str(tmp_path)
     assert "NOTIFY_SOCKET" not in launch.environment
     succession = succession_of(head)
-    assert succession.command == [sys.executable, "-X", "dev", "/bin/twistd", "-n", "--pidfile=/run/pid", *ours]
-    assert succession.variables() == {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "8000000"}
+    heirs = succession._launch
+    assert heirs.command == [sys.executable, "-X", "dev", "/bin/twistd", "-n", "--pidfile=/run/pid", *ours]
+    assert heirs.checking() == [*heirs.command[:-3], "--check-config", *ours[1:]]
+    assert (heirs.directory, heirs.environment) == (launch.directory, launch.environment)
+    assert not head.succeeds
+    assert succession._variables() == {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "8000000"}
     assert head.supervisor._current.target == 2
     assert head._admin is not None
     assert head.supervisor.facts() == {"workers": [], "sessions": 0}
@@ -280,6 +285,7 @@ def test_supervisor_with_a_heritage(reactor: Reactor, monkeypatch: pytest.Monkey
     assert HERITAGE not in launch_of(head).environment
     assert head.supervisor._sockets.descriptors() == heritage.sockets
     assert (head.supervisor._number, head.supervisor.counts().opened) == (41, 7)
+    assert (head.succeeds, head._admin) == (True, None)
     head.supervisor._sockets.close()
     parent.close()
 
@@ -332,13 +338,15 @@ def test_command(
         ({"nodaemon": 0}, ["--logfile=HERE/twistd.log"]),
         ({"nodaemon": 1, "syslog": 1, "prefix": "ws"}, ["--syslog", "--prefix=ws"]),
         ({"nodaemon": 1, "reactor": "epoll"}, ["--reactor=epoll"]),
-        ({"nodaemon": 1, "rundir": "/", "uid": 5, "pidfile": "x"}, []),
+        ({"nodaemon": 1, "rundir": "/", "uid": 5, "pidfile": "x"}, ["--rundir=/"]),
+        ({"nodaemon": 1, "rundir": "below"}, ["--rundir=HERE/below"]),
+        ({"nodaemon": 1, "rundir": "."}, []),
     ],
 )
 def test_what_is_kept_of_twistds_options(
     twistd: dict[str, Any], kept: list[str], reactor: Reactor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Where to log to, and which reactor to use, are told again; what the process is by now is not."""
+    """Where to log to, where to run, and which reactor to use, are told again; what the process is by now is not."""
     monkeypatch.setitem(sys.modules, "twisted.internet.reactor", reactor)
     monkeypatch.setattr(sys, "orig_argv", ["python", "twistd", "twistedws"])
     monkeypatch.setattr(sys, "argv", ["twistd", "twistedws"])
@@ -347,7 +355,15 @@ def test_what_is_kept_of_twistds_options(
     assert tap._command(below(twistd), []) == [sys.executable, "twistd", "-n", *expected, "twistedws"]
 
 
-def test_a_worker(reactor: Reactor, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def handlers(monkeypatch: pytest.MonkeyPatch) -> dict[int, Any]:
+    """The handlers of signals, by their numbers; none is a handler of this process's."""
+    taken: dict[int, Any] = {}
+    monkeypatch.setattr(signal, "signal", lambda number, handler: taken.__setitem__(number, handler))
+    return taken
+
+
+def test_a_worker(reactor: Reactor, monkeypatch: pytest.MonkeyPatch, handlers: dict[int, Any]) -> None:
     """A worker has its configuration from its supervisor alone, watches from the beginning, and serves even if workers are asked for."""
     monkeypatch.setitem(sys.modules, "twisted.internet.reactor", reactor)
     monkeypatch.setattr("twisted.internet.reactor", reactor, raising=False)
@@ -360,13 +376,17 @@ def test_a_worker(reactor: Reactor, monkeypatch: pytest.MonkeyPatch) -> None:
         assert options.resolved.configuration.keepalive.ping_interval == 7
         assert options.resolved.sources["ping_interval"] == "the supervisor"
         assert membership._witness is not None
+        assert handlers.keys() == {signal.SIGINT, signal.SIGHUP}  # a Ctrl-C while it starts is the supervisor's too
+        assert signal.SIG_IGN not in handlers.values()
         server = tap.makeService(options)
         assert isinstance(server, Server)
         assert (server._membership, server._announcer, server._admin) == (membership, None, None)
     parent.close()
 
 
-def test_a_worker_that_is_refused(reactor: Reactor, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_worker_that_is_refused(
+    reactor: Reactor, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], handlers: dict[int, Any]
+) -> None:
     """What a worker cannot start with its supervisor is told, who tells the user once for all of them."""
     monkeypatch.setitem(sys.modules, "twisted.internet.reactor", reactor)
     monkeypatch.setattr("twisted.internet.reactor", reactor, raising=False)
@@ -387,18 +407,38 @@ def test_a_worker_that_is_refused(reactor: Reactor, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_trial(reactor: Reactor, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    """A trial loads what a worker does, and tells its standard error what is wrong."""
+    """A trial in a supervisor's place reads and loads all that it and a worker do, and says what is wrong and what cannot be had."""
+    here = socket.create_server(("127.0.0.1", 0))
+    taken = f"tcp:{here.getsockname()[1]}:interface=127.0.0.1"
 
-    def tried(configuration: str) -> int:
-        monkeypatch.setenv(MARK, msgspec.json.encode(Birth(0, -1, -1, [], configuration)).decode())
-        status = ends("--check-config")
-        assert MARK not in os.environ
+    def tried(*line: str, sockets: tuple[str, ...] = ()) -> int:
+        heritage = Heritage({each: os.dup(here.fileno()) for each in sockets}, [], 0, Counts())
+        monkeypatch.setenv(HERITAGE, msgspec.json.encode(heritage).decode())
+        status = ends("--check-config", *line)
+        assert HERITAGE not in os.environ
         return status
 
-    assert tried("workers = 2\n") == 0
+    new = "tcp:0:interface=127.0.0.1"
+    assert tried("--workers=2", f"--endpoint={new}") == 0
     assert "is right" in capfd.readouterr().out
-    assert tried('app = "nonsense"\n') == 2
+    assert tried(f"--endpoint={taken}", f"--endpoint={new}", sockets=(f"{taken}:backlog=1024",)) == 0
+    assert tried(f"--endpoint={taken}:backlog=7", sockets=(f"{taken}:backlog=1024",)) == 0
+    here.settimeout(20)
+    with socket.create_connection(here.getsockname()):  # it is listened on as before
+        here.accept()[0].close()
+    capfd.readouterr()
+    assert tried(f"--endpoint={taken}") == 1
+    assert f"twistedws: cannot listen on {taken}" in capfd.readouterr().err
+    assert tried("--endpoint=nonsense:1") == 2
+    assert "nonsense:1" in capfd.readouterr().err
+    assert tried(f"--endpoint={new}", "nonsense") == 2
     assert "nonsense" in capfd.readouterr().err
-    assert tried("ping-interval = true\n") == 2
-    assert "ping-interval" in capfd.readouterr().err
-    assert Membership.from_environment(os.environ) is None
+    here.close()
+
+
+def test_a_directory_that_has_been_removed(reactor: Reactor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where the working directory is no more, relative names are meant from the root."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert tap.Options().directory == "/"

@@ -31,6 +31,7 @@ _TOLERANCE = 1.02  # of an even share that a worker may have meanwhile
 _LITTLE = 100  # a hundredth of its load more than another's is no reason to move the turn
 _NEAR = 1000  # connections less than there may be
 _RARELY = 8  # connections from one report to the next of a worker that has more than another already
+_CROWD = 16  # connections from one report to the next in a crowd: a report for each would cost nearly half of what a connection does
 _SOON = 0.001  # seconds; less may be lost in rounding, and the same moment come again and again
 _STEPS = 50.0  # times a second that a worker is told how many it may accept, at --accept-rate
 
@@ -173,7 +174,8 @@ class Balance:
         """Work out how many connections a worker may accept before it reports, and before it rests."""
         after = 1_000_000 if second is None else max(1, second - worker.load + 1)
         # After quiet it rests of itself, so that what comes at once is spread one by one; in a crowd it goes on until it is told.
-        most = after if second is not None and self._moves.tokens(now) > BURST / 2 else 0
+        is_quiet = self._moves.tokens(now) > BURST / 2
+        most = after if second is not None and is_quiet else 0
         shed, is_last = 0, False
         if self._pace is not None:
             tokens = max(1, int(self._pace.tokens(now)))
@@ -187,13 +189,17 @@ class Balance:
             is_last = most == left
         if share is not None:
             most = min(most or share, max(1, share - worker.load))
-        if second is not None and second < worker.load:  # it keeps the turn only since to move it would cost too much
+        if second is not None and not is_quiet and not most:
+            after = max(after, _CROWD)
+        elif second is not None and second < worker.load:  # it keeps the turn only since to move it would cost too much
             after = _RARELY
         return Accept(after=after, until=worker.accepted + most if most else 0, is_last=is_last, shed=shed)
 
     def _give(self, worker: Candidate, grant: Accept) -> None:
         if worker is self.holder and grant == self._granted:
             return
+        if worker is self.holder and grant.until:  # to have it rest, and accept again, costs as much as to move the turn
+            self._moves.spend(self._clock.seconds())
         previous, self.holder, self._granted = self.holder, worker, grant
         worker.send(grant)
         if previous is not None and previous is not worker:

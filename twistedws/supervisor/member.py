@@ -9,6 +9,7 @@ Owns the member's link. Its laws:
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import socket
 from collections.abc import Callable, MutableMapping
@@ -40,10 +41,14 @@ from twistedws.supervisor.control import (
     ToWorker,
 )
 from twistedws.supervisor.processes import MARK, Birth
-from twistedws.supervisor.sockets import Adopted, adopted_endpoints
+from twistedws.supervisor.sockets import Inherited, adopted_endpoints
 from twistedws.supervisor.witness import Witness
 
 _log = Logger()
+
+
+_ALARM = 1.0  # seconds from one setting of the alarm to the next
+_LATE = 5.0  # seconds after which a process ends itself that its supervisor has not killed
 
 
 class Turn:
@@ -126,10 +131,16 @@ class Membership:
         self._control: socket.socket | None = None
         self._witness: Witness | None = None
         self._turn: Turn | None = None
-        self._sockets = [Adopted(descriptor, family) for descriptor, family in birth.sockets]
+        self._sockets = [Inherited(descriptor, family) for descriptor, family in birth.sockets]
         self._link: Link | None = None
         self._make_report: Callable[[int], Report] = lambda new: Report(connections=new)
         self._reports: LoopingCall | None = None  # made late: to make one installs a reactor
+        self._alarm: LoopingCall | None = None
+
+    @classmethod
+    def of_a_trial(cls) -> Membership:
+        """Return a membership of nobody's, for a process that only tries whether it could be a worker."""
+        return cls(Birth(0, -1, -1, [], ""))
 
     @classmethod
     def from_environment(cls, environment: MutableMapping[str, str]) -> Membership | None:
@@ -143,8 +154,7 @@ class Membership:
             return None
         birth = msgspec.json.decode(mark, type=Birth)
         for descriptor in (birth.control, birth.watch, *(each for each, _ in birth.sockets)):
-            if descriptor >= 0:
-                os.set_inheritable(descriptor, False)
+            os.set_inheritable(descriptor, False)
         return cls(birth)
 
     def start_witness(self) -> None:
@@ -187,6 +197,7 @@ class Membership:
         drain: Callable[[float], None],
         hurry: Callable[[], None],
         reopen: Callable[[], None],
+        longest_silence: float,
     ) -> None:
         """The event loop is about to run: say so, report from now on, and do what the supervisor says.
 
@@ -198,6 +209,8 @@ class Membership:
             drain: Begins the end, with the closes spread over so many seconds.
             hurry: Closes all that is left at once.
             reopen: Opens the log file anew.
+            longest_silence: Seconds without a sign of life after which the supervisor kills this process; 0 for never. If there is none any
+                more to do it, the process ends itself a little later, even in a call that holds the interpreter.
         """
         turn, control, witness = self._turn, self._control, self._witness
         if turn is None or control is None or witness is None:
@@ -226,6 +239,10 @@ class Membership:
         self._reports = LoopingCall(self._report)
         self._reports.clock = reactor
         self._reports.start(REPORT)
+        if longest_silence:
+            self._alarm = LoopingCall(faulthandler.dump_traceback_later, longest_silence + _LATE, exit=True, file=control.fileno())
+            self._alarm.clock = reactor
+            self._alarm.start(_ALARM)
 
     def report(self, new: int = 0) -> None:
         """Report at once.
@@ -247,6 +264,9 @@ class Membership:
 
     def leave(self) -> None:
         """The event loop is about to end: one last report, of all that was counted."""
+        if self._alarm is not None and self._alarm.running:
+            self._alarm.stop()
+            faulthandler.cancel_dump_traceback_later()
         if self._reports is not None and self._reports.running:
             self._reports.stop()
             self.report()

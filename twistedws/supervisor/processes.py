@@ -86,17 +86,12 @@ class Launch:
     environment: Mapping[str, str] = field(default_factory=dict)
     options_at: int = 1
 
-    def trial(self, configuration: str) -> Launch:
-        """Return how a process is started that loads all that a worker does, and ends: with status 0, or having said what is wrong."""
-        birth = Birth(0, -1, -1, [], configuration)
-        mark = {MARK: msgspec.json.encode(birth).decode()}
-        return Launch(
-            [*self.command[: self.options_at], "--check-config", *self.command[self.options_at :]],
-            self.directory,
-            {**self._inherited(), **mark},
-        )
+    def checking(self) -> list[str]:
+        """Return the command line with ``--check-config``: the process says whether all is right, and ends."""
+        return [*self.command[: self.options_at], "--check-config", *self.command[self.options_at :]]
 
-    def _inherited(self) -> dict[str, str]:
+    def inherited(self) -> dict[str, str]:
+        """Return the variables that a process that is started has."""
         return {name: value for name, value in self.environment.items() if name not in _SYSTEMDS}
 
     def spawn(self, number: int, configuration: str, sockets: Sequence[socket.socket]) -> Spawned:
@@ -130,7 +125,7 @@ class Launch:
                 process = subprocess.Popen(  # noqa: S603 - our own command line
                     list(self.command),
                     cwd=self.directory,
-                    env={**self._inherited(), **mark},
+                    env={**self.inherited(), **mark},
                     pass_fds=[birth.control, birth.watch, *(descriptor for descriptor, _ in birth.sockets)],
                     stdin=subprocess.DEVNULL,
                 )
@@ -142,7 +137,7 @@ class Launch:
         return Spawned(process, control, watch)
 
 
-class Adopted:
+class AdoptedProcess:
     """A process that the supervisor before this one has started: the same process that it is, so also its child.
 
     Args:

@@ -27,7 +27,7 @@ from twistedws.listening import waiting_in
 from twistedws.supervisor.balance import Balance
 from twistedws.supervisor.control import Accept, Counts, Hurry, Leaving, Message, Ready, Reopen, Report
 from twistedws.supervisor.generation import Generation, Heritage
-from twistedws.supervisor.processes import Adopted, Spawned, ending
+from twistedws.supervisor.processes import AdoptedProcess, Spawned, ending
 from twistedws.supervisor.restarts import Restarts
 from twistedws.supervisor.sockets import ListeningSockets
 from twistedws.supervisor.watchdog import Watchdog
@@ -41,6 +41,7 @@ _STATUS = 1.0  # seconds from one status to the next
 _GRACE = 0.5  # seconds in which handshakes end that began before their worker was to leave
 _REAP = 0.02  # seconds from one look at a process that ends to the next
 _REAP_TIME = 2.0  # seconds in which a process that has closed its link must have ended
+_LAST_PATIENCE = 1.0  # seconds for workers that were asked to cut everything
 _MORE_PATIENCE = 3.0  # seconds for what comes after the last session: Python's own end
 MOST_WORKERS = 256
 
@@ -67,6 +68,9 @@ class Outside(Protocol):
 
     def stopping(self, status: str) -> None:
         """The end has begun: no more connections, please."""
+
+    def serves(self, is_serving: bool) -> None:
+        """Whether there is a worker that may be given connections; said again and again."""
 
     def status(self, status: str) -> None:
         """How it fares at the moment."""
@@ -108,9 +112,10 @@ class Supervisor(Service):
         self._coming: Generation | None = None
         self._leaving: list[Worker] = []
         self._balance = self._new_balance()
+        self._spawn_error = ""
         self._is_up = False  # since all workers of the first generation have been ready once
         self._is_again = False  # another reload was asked for during one
-        self._is_looping = False
+        self._is_looping = self._is_hurried = False
         self._stopped: Deferred[None] | None = None
         self._delay: IDelayedCall | None = None  # until listening ends
         self._ticked_at = self._status_at = 0.0
@@ -137,6 +142,7 @@ class Supervisor(Service):
         self._ticked_at = self._reactor.seconds()
         if self._heritage is not None:
             self._adopt(self._heritage)
+            self._outside.ready(self._status_text("ready"))
             self.reload()
         else:
             self._fill(self._current)
@@ -165,7 +171,9 @@ class Supervisor(Service):
             self._delay.cancel()
             self._listen_no_more()
         shutdown, hosting = self._current.settings.shutdown, self._current.settings.hosting
-        leaves_by = self._reactor.seconds() + shutdown.close_timeout * 2 + hosting.application_close_timeout + _MORE_PATIENCE
+        patience = shutdown.close_timeout + hosting.application_close_timeout + _MORE_PATIENCE
+        leaves_by = self._reactor.seconds() + (_LAST_PATIENCE if self._is_hurried else patience)
+        self._is_hurried = True
         for each in self._leaving:
             each.send(Hurry())
             each.leaves_by = leaves_by if each.leaves_by is None else min(each.leaves_by, leaves_by)
@@ -173,11 +181,12 @@ class Supervisor(Service):
     def _listen_no_more(self) -> None:
         """Answer what waits in the queues with 503, then listen no more and drain."""
         self._delay = None
-        holder = self._balance.holder
         self._balance.stop()
-        if holder is not None:
-            holder.send(Accept(after=0, shed=-1))
-        self._retire(self._current.workers)
+        for each in self._current.workers:
+            if accepts(each):
+                each.send(Accept(after=0, shed=-1))
+                break
+        self._retire(self._current.workers, self._current.settings)
         self._current.workers = []
         self._current.due = []
         self._reactor.callLater(_GRACE / 2, self._close_sockets)
@@ -206,7 +215,8 @@ class Supervisor(Service):
         if self._coming is not None:
             self._is_again = True
             return
-        self._outside.reloading(self._status_text("reloading"))
+        if self._is_up:
+            self._outside.reloading(self._status_text("reloading"))
         try:
             resolved = self._resolve()
             coming = self._generation(resolved)
@@ -223,7 +233,7 @@ class Supervisor(Service):
         self._fill(coming)
         if coming.due:
             self._drop(coming)
-            self._refuse_reload("there is no process to be had for a worker")
+            self._refuse_reload(f"cannot start a worker: {self._spawn_error}")
 
     def more(self) -> None:
         """Have one worker more."""
@@ -249,7 +259,7 @@ class Supervisor(Service):
         current.workers.remove(worker)
         self._come_up()
         self._offer()
-        self._retire([worker])
+        self._retire([worker], current.settings)
 
     def reopen(self) -> None:
         """Have all workers open their log files anew."""
@@ -273,6 +283,12 @@ class Supervisor(Service):
             self._number,
             self._past,
         )
+
+    def may_be_succeeded_by(self, resolved: config.Resolved) -> str:
+        """Say why no supervisor can take over with a configuration; "" if one can."""
+        if not self._count(resolved.configuration.workers):
+            return "workers: 0: it takes a restart to go without a supervisor"
+        return ""
 
     def counts(self) -> Counts:
         """Return what all workers have counted, those that have ended too."""
@@ -327,7 +343,8 @@ class Supervisor(Service):
             if not self._is_up:
                 self._give_up(1, f"cannot start a worker: {error}")
                 return False
-            _log.error("cannot start a worker: {error}", error=error)
+            _log.error("cannot start a worker: {error}", error=error, limit="cannot start a worker")
+            self._spawn_error = str(error)
             generation.failed_at = now
             generation.due.append(now + max(1.0, generation.restarts.ended(None)))
             return False
@@ -345,11 +362,11 @@ class Supervisor(Service):
         now = self._reactor.seconds()
         settings = self._current.settings.workers
         for number, pid, control, watch, leaves in heritage.workers:
-            spawned = Spawned(Adopted(pid), socket(fileno=control), socket(fileno=watch))
+            spawned = Spawned(AdoptedProcess(pid), socket(fileno=control), socket(fileno=watch))
             worker = Worker(number, spawned, settings, self._reactor, now)
             worker.ready_at = now
             worker.stage = Stage.LEAVING if leaves else Stage.SERVING
-            worker.leaves_by = self._leaves_by() if leaves else None
+            worker.leaves_by = self._leaves_by(self._current.settings) if leaves else None
             (self._leaving if leaves else self._current.workers).append(worker)
             self._connect(worker)
         self._is_up = True
@@ -365,7 +382,7 @@ class Supervisor(Service):
         self._offer()
         self._sockets.keep(set(coming.endpoints))
         old.due = []
-        self._retire(old.workers)
+        self._retire(old.workers, old.settings)
         self._outside.ready(self._status_text("ready"))
         self._reload_again()
 
@@ -376,7 +393,9 @@ class Supervisor(Service):
 
     def _refuse_reload(self, text: str) -> None:
         _log.error("reload refused, nothing is changed: {text}", text=text)
-        self._outside.ready(self._status_text("ready, but the last reload was refused"))
+        if self._is_up:
+            self._outside.ready(self._status_text("ready, but the last reload was refused"))
+        self._fill(self._current)  # a supervisor that has taken over may have fewer than it wants
         self._reload_again()
 
     def _drop(self, coming: Generation) -> None:
@@ -389,24 +408,31 @@ class Supervisor(Service):
         if self._stopped is None:
             self._sockets.keep(set(self._current.endpoints))
 
-    def _retire(self, workers: Iterable[Worker]) -> None:
-        """Have workers leave: after a moment in which handshakes that have begun may end."""
+    def _retire(self, workers: Iterable[Worker], settings: config.Configuration) -> None:
+        """Have workers leave: after a moment in which handshakes that have begun may end.
+
+        Args:
+            workers: Whose.
+            settings: Theirs.
+        """
         workers = list(workers)
         for each in workers:
-            each.stage, each.leaves_by = Stage.LEAVING, self._leaves_by()
+            if each.stage is Stage.STARTING:  # it serves nobody yet
+                each.kill()
+            each.stage, each.leaves_by = Stage.LEAVING, self._leaves_by(settings)
         self._leaving += workers
-        self._reactor.callLater(_GRACE, self._drain, workers)
+        self._reactor.callLater(_GRACE, self._drain, workers, settings.shutdown)
 
-    def _drain(self, workers: list[Worker]) -> None:
-        sessions, settings = sum(each.report.sessions for each in workers), self._current.settings.shutdown
+    def _drain(self, workers: list[Worker], settings: config.Shutdown) -> None:
+        sessions = sum(each.report.sessions for each in workers)
         seconds = spread_seconds(sessions, settings)
         warn_of_raised_rate(sessions, seconds, settings)
         for each in workers:
             if each.stage is Stage.LEAVING and not each.is_told:
                 each.retire(seconds, each.leaves_by)
 
-    def _leaves_by(self) -> float | None:
-        shutdown, hosting = self._current.settings.shutdown, self._current.settings.hosting
+    def _leaves_by(self, settings: config.Configuration) -> float | None:
+        shutdown, hosting = settings.shutdown, settings.hosting
         if not shutdown.graceful_timeout:
             return None
         patience = shutdown.graceful_timeout + shutdown.close_timeout + hosting.application_close_timeout + _GRACE + _MORE_PATIENCE
@@ -469,7 +495,7 @@ class Supervisor(Service):
             return
         _log.info("{worker} leaves, and was not told to: another is started", worker=worker.name)
         self._current.workers.remove(worker)
-        worker.stage, worker.is_told, worker.leaves_by = Stage.LEAVING, True, self._leaves_by()
+        worker.stage, worker.is_told, worker.leaves_by = Stage.LEAVING, True, self._leaves_by(self._current.settings)
         self._leaving.append(worker)
         self._offer()
         if self._stopped is None:
@@ -493,6 +519,10 @@ class Supervisor(Service):
             self._has_ended(worker, status)
 
     def _has_ended(self, worker: Worker, status: int) -> None:
+        if worker.stage is Stage.ENDED:
+            return
+        if not worker.has_gone and worker in self._current.workers:
+            self._balance.lost(worker.load)
         was, lost = worker.stage, worker.report.sessions
         worker.close()
         self._past = self._past + worker.counts
@@ -500,11 +530,11 @@ class Supervisor(Service):
             self._past = self._past + Counts(closed={Cause.WORKER_LOST.value: lost})
         if was is Stage.LEAVING:
             self._leaving.remove(worker)
-            if status or worker.is_killed:
+            if status and not worker.is_killed:
                 _log.info("{worker} {ending}, {lost} sessions lost", worker=worker.name, ending=ending(status), lost=lost)
             self._finish_if_empty()
             return
-        why = worker.failed.text if worker.failed is not None else ending(status)
+        why = worker.failed.text if worker.failed is not None else "was killed" if worker.is_killed else ending(status)
         if self._coming is not None and worker in self._coming.workers:
             self._coming.workers.remove(worker)
             self._drop(self._coming)
@@ -554,7 +584,11 @@ class Supervisor(Service):
         now = self._reactor.seconds()
         passed, self._ticked_at = min(now - self._ticked_at, _MOST_TICK), now
         for each in self._all():
-            self._watchdog.look(each, passed)
+            status = each.spawned.process.poll()
+            if status is None:
+                self._watchdog.look(each, passed)
+            else:  # a child of its own may hold its end of the link, which then does not say so; its last words may be unread yet
+                self._reactor.callLater(_REAP, self._has_ended, each, status)
         current = self._current
         if self._stopped is None and any(each <= now for each in current.due):
             current.due = [each for each in current.due if each > now]
@@ -564,8 +598,9 @@ class Supervisor(Service):
             self._is_looping = False
             _log.info("the crash loop has ended: workers live again")
         workers = self._all()
-        if not workers or not all(each.is_stuck for each in workers):
+        if not all(each.is_stuck for each in workers) or (not workers and current.due):
             self._outside.alive()
+        self._outside.serves(self._is_up and any(map(accepts, current.workers)))
         if now - self._status_at >= _STATUS:
             self._status_at = now
             self._outside.status(self._status_text(""))

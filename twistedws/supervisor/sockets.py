@@ -2,7 +2,7 @@
 
 Owns the descriptors. Its laws:
 
-- A socket stays open from one configuration to the next, and from one supervisor to its successor, if its endpoint's text is the same: no
+- A socket stays open from one configuration to the next, and from one supervisor to its successor, if its address is the same: no
   connection is refused meanwhile. What waits in the kernel's queue belongs to no worker.
 - The supervisor never accepts; it only listens. A worker never removes a socket's file.
 
@@ -13,10 +13,11 @@ They differ in the reactor that the endpoint is given: here one that opens a soc
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -66,23 +67,40 @@ class ListeningSockets:
         wanted = descriptions(settings)
         opened: list[str] = []
         try:
+            if twice := [each for each in wanted if wanted.count(each) > 1]:
+                raise ConfigurationError("endpoint", twice[0], "it is given twice")
             for description in wanted:
                 if description not in self._held:
                     self._held[description] = self._listen(description)
                     opened.append(description)
                     _log.info("listening on {address}", address=address_text(self._held[description]))
+            places = [(each.family, each.getsockname()) for each in self.of(wanted)]
+            if shared := [each for at, each in enumerate(wanted) if places[at] in places[:at]]:
+                raise ListenError(f"{shared[0]}: {os.strerror(errno.EADDRINUSE)}")
         except Exception:
             self._close(opened)
             raise
         return wanted
 
+    def probe(self, settings: config.Listening) -> None:
+        """See whether ``open`` would succeed, and leave everything as it is.
+
+        Raises:
+            ConfigurationError: As ``open``.
+            ListenError: As ``open``.
+        """
+        before = set(self._held)
+        self.open(settings)
+        self._close([each for each in self._held if each not in before])
+
     def _listen(self, description: str) -> socket.socket:
-        opener = _Opener(self._reactor)
+        opener = _Opener(self._reactor, self._at)
         try:
             endpoint = serverFromString(opener, description)
         except Exception as error:
             raise endpoint_error(description, error) from error
-        remove_stale_socket(description)
+        if not self._is_ours(description):
+            remove_stale_socket(description)
         failures: list[Any] = []
         endpoint.listen(Factory()).addErrback(failures.append)
         if failures:
@@ -109,11 +127,29 @@ class ListeningSockets:
         """Return the descriptors, by description."""
         return {description: held.fileno() for description, held in self._held.items()}
 
+    def _at(self, family: int, place: object) -> socket.socket | None:
+        """Return a duplicate of the socket that is held at an address, if there is one: its endpoint's text may have changed."""
+        for held in self._held.values():
+            if held.family == family and held.getsockname() == place:
+                return held.dup()
+        return None
+
+    def _is_ours(self, description: str) -> bool:
+        """Whether a UNIX endpoint's socket is held already: to try whether somebody answers there would be a connection."""
+        parts = re.split("[:=]", description)
+        return any(held.family == socket.AF_UNIX and held.getsockname() in parts for held in self._held.values())
+
     def _close(self, given_up: list[str]) -> None:
         for description in given_up:
             held = self._held.pop(description)
-            path = held.getsockname() if held.family == socket.AF_UNIX and not _ADOPTED.match(description) else ""
+            name, family = held.getsockname(), held.family
+            if _ADOPTED.match(description) or any((each.family, each.getsockname()) == (family, name) for each in self._held.values()):
+                held.close()
+                continue
+            with contextlib.suppress(OSError):
+                held.shutdown(socket.SHUT_RDWR)  # also for what a worker has forked, and what holds it still
             held.close()
+            path = name if family == socket.AF_UNIX else ""
             if path and isinstance(path, str):
                 with contextlib.suppress(OSError):
                     os.unlink(path)  # noqa: PTH108 - it may be no text of the file system's encoding
@@ -140,24 +176,32 @@ class _Stand:
 class _Opener(_Stand):
     """Opens the socket of an endpoint, and does not accept.
 
+    Args:
+        reactor: For all but listening.
+        at: Returns the socket that is listened on at an address already; of a family, and an address as ``getsockname`` gives it.
+
     Attributes:
         socket: The socket; None until it is open.
     """
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: Any, at: Callable[[int, object], socket.socket | None]) -> None:
         super().__init__(reactor)
+        self._at = at
         self.socket: socket.socket | None = None
 
     def listenTCP(self, port: int, factory: object, backlog: int = 50, interface: str = "") -> _Listened:  # noqa: ARG002
         """Open a TCP socket."""
         family = socket.AF_INET6 if ":" in interface else socket.AF_INET
-        place: Any = (interface, port)
-        if family == socket.AF_INET6:  # with its zone
+        if family == socket.AF_INET:  # as the system will say it: 0.0.0.0 for none
+            place: Any = (socket.gethostbyname(interface), port)
+        else:  # with its zone
             place = socket.getaddrinfo(interface, port, family, socket.SOCK_STREAM, 0, socket.AI_NUMERICHOST)[0][4]
-        opened = socket.socket(family, socket.SOCK_STREAM)
+        shared = self._at(family, place)
+        opened = socket.socket(family, socket.SOCK_STREAM) if shared is None else shared
         try:
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            opened.bind(place)
+            if shared is None:
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                opened.bind(place)
             opened.listen(backlog)
         except BaseException:
             opened.close()
@@ -170,9 +214,11 @@ class _Opener(_Stand):
 
     def listenUNIX(self, address: Any, factory: object, backlog: int = 50, mode: int = 0o666, wantPID: bool = False) -> _Listened:  # noqa: ARG002
         """Open a UNIX socket."""
-        opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        shared = self._at(socket.AF_UNIX, os.fsdecode(address))
+        opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) if shared is None else shared
         try:
-            opened.bind(address)
+            if shared is None:
+                opened.bind(address)
             if os.fsencode(address)[:1] != b"\0":
                 Path(os.fsdecode(address)).chmod(mode)
             opened.listen(backlog)
@@ -207,7 +253,7 @@ class _Listened:
 
 
 @dataclass(frozen=True, slots=True)
-class Adopted:
+class Inherited:
     """A listening socket that a worker has inherited.
 
     Attributes:
@@ -219,7 +265,7 @@ class Adopted:
     family: int
 
 
-def adopted_endpoints(settings: config.Listening, inherited: list[Adopted], reactor: Any) -> list[tuple[str, IStreamServerEndpoint]]:
+def adopted_endpoints(settings: config.Listening, inherited: list[Inherited], reactor: Any) -> list[tuple[str, IStreamServerEndpoint]]:
     """Make a worker's endpoints, each with the string that describes it.
 
     Args:
@@ -248,7 +294,7 @@ class _Adopter(_Stand):
         adopted: The socket.
     """
 
-    def __init__(self, reactor: Any, adopted: Adopted) -> None:
+    def __init__(self, reactor: Any, adopted: Inherited) -> None:
         super().__init__(reactor)
         self._adopted = adopted
 

@@ -21,8 +21,8 @@ from twistedws.listening import ListeningService
 from twistedws.metrics import Metrics
 from twistedws.registry import Registry
 from twistedws.supervisor.control import REPORT, Accept, Counts, Drain, Failed, Hurry, Ready, Reopen, Report, Rest
-from twistedws.supervisor.member import Membership, Turn, counts_of
-from twistedws.supervisor.processes import MARK, Birth
+from twistedws.supervisor.member import _ALARM, _LATE, Membership, Turn, counts_of
+from twistedws.supervisor.processes import MARK
 
 
 class Ports:
@@ -164,7 +164,7 @@ class Member:
         self.done: list[tuple[object, ...]] = []
         self.take = membership.take_turns(cast("ListeningService", self.ports))
 
-    def join(self) -> None:
+    def join(self, longest_silence: float = 0.0) -> None:
         self.membership.join(
             self.reactor,
             None,
@@ -173,6 +173,7 @@ class Member:
             drain=lambda seconds: self.done.append(("drain", seconds)),
             hurry=lambda: self.done.append(("hurry",)),
             reopen=lambda: self.done.append(("reopen",)),
+            longest_silence=longest_silence,
         )
 
 
@@ -216,8 +217,7 @@ def test_endpoints(member: Member) -> None:
 
 def test_a_trial() -> None:
     """A trial has inherited nothing, has no endpoints, and tells nobody of a failure."""
-    membership = Membership.from_environment({MARK: msgspec.json.encode(Birth(0, -1, -1, [], "")).decode()})
-    assert membership is not None
+    membership = Membership.of_a_trial()
     assert membership.is_trial
     assert membership.endpoints(config.Listening(), Reactor()) == []
     membership.failed(2, "nobody listens")
@@ -242,7 +242,14 @@ def test_who_cannot_join(supervisor: Parent) -> None:
     birth = supervisor.birth()
     with pytest.raises(RuntimeError, match="witness"):
         Membership(birth).join(
-            Reactor(), None, registry=Registry(), metrics=Metrics(), drain=lambda _: None, hurry=lambda: None, reopen=lambda: None
+            Reactor(),
+            None,
+            registry=Registry(),
+            metrics=Metrics(),
+            drain=lambda _: None,
+            hurry=lambda: None,
+            reopen=lambda: None,
+            longest_silence=0.0,
         )
     for each in (birth.control, birth.watch, birth.sockets[0][0]):
         os.close(each)
@@ -311,6 +318,27 @@ def test_the_last_report(member: Member) -> None:
     assert member.supervisor.heard() == [Report(rests=True, counts=Counts(closed={"drain": 3}))]
     member.reactor.advance(10.0)
     assert member.supervisor.heard() == []
+
+
+def test_the_alarm(member: Member) -> None:
+    """A worker would end itself a little after its supervisor should have killed it; each second puts that off, and leaving ends it."""
+    member.join(30.0)
+    alarms = member.supervisor.alarms
+    assert alarms == [30.0 + _LATE]
+    member.reactor.pump([_ALARM] * 2)
+    assert alarms == [30.0 + _LATE] * 3
+    member.membership.leave()
+    member.membership.leave()
+    member.reactor.advance(10.0)
+    assert alarms == [*[30.0 + _LATE] * 3, None]
+
+
+def test_no_alarm(member: Member) -> None:
+    """A worker that nobody kills however long it is silent does not end itself either."""
+    member.join(0.0)
+    member.reactor.advance(10.0)
+    member.membership.leave()
+    assert member.supervisor.alarms == []
 
 
 def test_the_supervisor_goes(member: Member) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from tests.support.server import wait_until
 from twistedws.supervisor import processes
-from twistedws.supervisor.processes import MARK, Adopted, Birth, Launch, Spawned, _quota, ending, usable_cores
+from twistedws.supervisor.processes import AdoptedProcess, Birth, Launch, Spawned, _quota, ending, usable_cores
 
 CHILD = """
 import json, os, socket, sys
@@ -138,21 +138,18 @@ def test_no_descriptors(pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert descriptors() == before
 
 
-def test_trial() -> None:
-    """A trial is started as a worker is, with the option before all others, and a mark by which it knows that it serves nobody."""
+def test_checking() -> None:
+    """A program is checked with the option before all others of ours; what is systemd's it does not inherit."""
     launch = Launch(["python", "-m", "twistedws", "--port=1", "app"], "/d", {"A": "b", "NOTIFY_SOCKET": "/n"}, options_at=3)
-    trial = launch.trial("port = 2\n")
-    assert trial.command == ["python", "-m", "twistedws", "--check-config", "--port=1", "app"]
-    assert trial.directory == "/d"
-    assert trial.environment.keys() == {"A", MARK}
-    assert msgspec.json.decode(trial.environment[MARK], type=Birth) == Birth(0, -1, -1, [], "port = 2\n")
+    assert launch.checking() == ["python", "-m", "twistedws", "--check-config", "--port=1", "app"]
+    assert launch.inherited() == {"A": "b"}
 
 
 @pytest.mark.parametrize("signalled", [False, True])
 def test_adopted(signalled: bool) -> None:
     """A child that another program in this process has started is asked for its end, which is told for good."""
     child = subprocess.Popen([sys.executable, "-c", "import sys; sys.exit(sys.stdin.read(1) and 3)"], stdin=subprocess.PIPE)
-    adopted = Adopted(child.pid)
+    adopted = AdoptedProcess(child.pid)
     assert adopted.poll() is None
     assert child.stdin is not None
     with child.stdin:
@@ -170,7 +167,7 @@ def test_adopted_that_is_no_child() -> None:
     """One that is no child, or that somebody else has waited for, has ended."""
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
-    assert Adopted(child.pid).poll() == 0
+    assert AdoptedProcess(child.pid).poll() == 0
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ import pytest
 
 from tests.support.played import HERE, STEP, Played, Stage
 from twistedws.errors import ConfigurationError, ListenError
-from twistedws.supervisor.control import Accept, Counts, Drain, Failed, Hurry, Message, Reopen, Report, Rest
+from twistedws.supervisor.control import Accept, Counts, Drain, Failed, Hurry, Leaving, Message, Reopen, Report, Rest
 from twistedws.supervisor.generation import Heritage
-from twistedws.supervisor.service import _GRACE, _MORE_PATIENCE, MOST_WORKERS, _ignore
+from twistedws.supervisor.service import _GRACE, _LAST_PATIENCE, _MORE_PATIENCE, MOST_WORKERS, TICK, _ignore
 from twistedws.supervisor.worker import STACKS_SIGNAL
 from twistedws.supervisor.worker import Stage as Of
 
@@ -159,9 +159,7 @@ def test_start_timeout(make: Make, answers: bool) -> None:
     (event,) = stage.events("killing worker 1 (pid 100001), which was not ready in 3.")
     assert event["place"] == ("at app.py:5 in connect" if answers else "and does not say where it is")
     assert event["stack"] == ("main thread" if answers else "")
-    assert stage.gave_up == [
-        (1, "worker 1 (pid 100001) was ended by SIGKILL, as the kernel does when memory runs out"),
-    ]
+    assert stage.gave_up == [(1, "worker 1 (pid 100001) was killed")]
 
 
 def test_no_start_timeout(make: Make) -> None:
@@ -192,6 +190,44 @@ def test_a_worker_dies(make: Make) -> None:
     assert not stage.said("crash loop")
 
 
+def test_a_worker_that_leaves_of_itself(make: Make) -> None:
+    """One that drains because somebody has sent it SIGTERM has no turn, a deadline, and a successor; it is not told to drain too."""
+    stage = make(graceful_timeout=10, close_timeout=2, application_close_timeout=1).up()
+    first = stage.played[0]
+    first.report = Report(sessions=3)
+    stage.run(0.2)
+    first.heard()
+    first.say(Leaving())
+    stage.settle()
+    assert holders(stage) == [2]
+    assert [each.number for each in stage.alive] == [1, 2, 3]
+    assert stage.said("worker 1 (pid 100001) leaves, and was not told to: another is started")
+    stage.run(2.0)
+    assert first.heard_of(Drain) == []
+    stage.run(10 + 2 + 1 + _GRACE + _MORE_PATIENCE - 1.8)
+    assert first.status == -signal.SIGKILL
+    stage.run(1.0)
+    assert len(stage.played) == 3
+
+
+def test_a_worker_that_leaves_in_the_delay(make: Make) -> None:
+    """Once the end has begun nobody takes the place of one that leaves; who was told to leave says nothing new with it."""
+    stage = make(ready_delay=4).up()
+    stage.stop()
+    stage.played[0].say(Leaving())
+    stage.run(0.2)
+    assert len(stage.played) == 2
+    assert holders(stage) == [2]
+    stage.run(5.0)
+    stage.played[1].say(Leaving())
+    stage.run(0.2)
+    assert len(stage.said("was not told to")) == 1
+    for each in stage.played:
+        each.end()
+    stage.run(0.2)
+    assert stage.ended == [None]
+
+
 def test_a_worker_whose_end_is_not_seen_yet(make: Make) -> None:
     """Between the end of its link and that of its process a worker has no turn; one that does not end then is killed."""
     stage = make().up()
@@ -209,6 +245,25 @@ def test_a_worker_whose_end_is_not_seen_yet(make: Make) -> None:
     assert first.status == -signal.SIGKILL
     assert len(stage.played) == 3
     assert second.status is None
+
+
+def test_a_worker_whose_link_does_not_end(make: Make) -> None:
+    """The end of a worker is seen also where a child of its own holds the link; its last words are heard before."""
+    stage = make(accept_rate=100).up()
+    first = stage.played[0]
+    first.report = Report(connections=4, sessions=3)
+    stage.run(3.0)
+    childs = first.control.dup()
+    first.say(Report(connections=4, sessions=2, counts=Counts(opened=9)))
+    first.end(-signal.SIGSEGV)
+    stage.reactor.advance(TICK)  # before the reactor has looked at the link
+    stage.run(0.1)
+    assert stage.said("worker 1 (pid 100001) was ended by SIGSEGV", "2 sessions lost: another is started at once")
+    assert stage.supervisor.counts().opened == 9
+    assert len(stage.played) == 3
+    childs.close()
+    stage.run(1.0)
+    assert len(stage.played) == 3
 
 
 def test_crash_loop(make: Make) -> None:
@@ -281,6 +336,20 @@ def test_stuck(make: Make) -> None:
     assert len(stage.events("is stuck")) == 1
 
 
+def test_stuck_no_more_when_it_says_where(make: Make) -> None:
+    """A worker that answers again before its stacks are there is not reported as stuck."""
+    stage = make().up()
+    first = stage.played[0]
+    first.is_silent = True
+    stage.run(5.2)
+    first.is_silent = False
+    stage.run(0.1)
+    first.watch.send(b"at app.py:7 in compute\nmain thread\0")
+    stage.run(1.0)
+    assert stage.said("answers again")
+    assert not stage.said("is stuck")
+
+
 def test_stuck_in_a_call_that_holds_the_interpreter(make: Make) -> None:
     """Where the witness cannot answer, faulthandler's stacks are parted in the same way."""
     stage = make(workers=1).up()
@@ -326,6 +395,41 @@ def test_a_pause_of_its_own(make: Make) -> None:
     assert [each.asked() for each in stage.played] == [b"", b""]
     assert not stage.said("stuck")
     assert not stage.said("killing")
+
+
+def test_whether_there_is_one_that_serves(make: Make) -> None:
+    """Those outside are told again and again whether there is a worker that may be given connections."""
+    stage = make().start()
+    stage.played[0].say_ready()
+    stage.run(0.2)
+    assert stage.outside.is_served is False
+    stage.played[1].say_ready()
+    stage.run(0.2)
+    assert stage.outside.is_served
+    stage.played[0].is_silent = True
+    stage.run(6.0)
+    assert stage.outside.is_served
+    stage.played[1].is_silent = True
+    stage.run(6.0)
+    assert stage.outside.is_served is False
+    stage.played[0].is_silent = False
+    stage.run(0.5)
+    assert stage.outside.is_served
+
+
+def test_the_watchdog_where_nobody_is_left(make: Make) -> None:
+    """While a crash loop has workers wait for their start the watchdog is told all the same."""
+    stage = make(workers=1).up()
+    for _ in range(4):
+        stage.alive[0].end(1)
+        stage.run(2.5)
+    stage.alive[0].end(1)
+    stage.settle()
+    assert stage.alive == []
+    count = stage.outside.alive_count
+    stage.run(2.0)
+    assert stage.alive == []
+    assert stage.outside.alive_count > count
 
 
 def test_the_watchdog(make: Make) -> None:
@@ -409,7 +513,34 @@ def test_who_leaves_too_slowly(make: Make) -> None:
     assert [each.status for each in stage.played[:2]] == [-signal.SIGKILL] * 2
     assert len(stage.said("killing worker", "did not end in time")) == 2
     stage.run(0.1)
-    assert stage.said("worker 1 (pid 100001) was ended by SIGKILL")
+    assert not stage.said("was ended by SIGKILL")  # it has been said that we did
+
+
+def test_who_leaves_by_its_own_settings(make: Make) -> None:
+    """Workers leave as fast and by when the settings say that they were started with, not those of a reload."""
+    stage = make(graceful_timeout=10, close_timeout=2, application_close_timeout=1, drain_seconds=4).up()
+    stage.values.update(graceful_timeout=100, close_timeout=20, application_close_timeout=10, drain_seconds=40)
+    stage.played[0].report = Report(sessions=2)
+    stage.run(0.2)
+    new = stage.reload()
+    stage.run(_GRACE + 0.1)
+    assert [each.heard_of(Drain) for each in stage.played[:2]] == [[Drain(4.0)]] * 2
+    stage.run(10 + 2 + 1 + _MORE_PATIENCE)
+    assert [each.status for each in stage.played[:2]] == [-signal.SIGKILL] * 2
+    stage.supervisor.fewer()
+    stage.run(_GRACE + 0.1)
+    assert [each.heard_of(Drain) for each in new] == [[Drain(40.0)], []]
+
+
+def test_who_leaves_and_crashes(make: Make) -> None:
+    """Of a worker that ends as it should not while it leaves it is said how, and with how many sessions."""
+    stage = make().up()
+    stage.played[0].report = Report(sessions=3)
+    stage.run(0.2)
+    stage.reload()
+    stage.played[0].end(-signal.SIGSEGV)
+    stage.settle()
+    assert stage.said("worker 1 (pid 100001) was ended by SIGSEGV, 3 sessions lost")
 
 
 def test_who_may_leave_slowly(make: Make) -> None:
@@ -484,7 +615,7 @@ def test_reload_without_processes(make: Make) -> None:
     stage = make().up()
     stage.no_process = 1
     assert stage.reload() == []
-    assert stage.said("reload refused", "no process")
+    assert stage.said("reload refused", "cannot start a worker: ", "temporarily unavailable")
     stage.run(3.0)
     assert [each.number for each in stage.alive] == [1, 2]
     assert len(stage.reload()) == 2
@@ -519,11 +650,38 @@ def test_reload_in_a_reload_that_is_refused(make: Make) -> None:
 
 
 def test_reload_during_the_start(make: Make) -> None:
-    """A reload whose workers are ready before the first ones makes the service ready."""
+    """A reload whose workers are ready before the first ones makes the service ready; before, nobody outside is told of it."""
     stage = make().start()
-    new = stage.reload()
-    assert stage.outside.words == ["reloading", "ready"]
+    new = stage.reload(ready=False)
+    assert stage.outside.words == []
+    for each in new:
+        each.say_ready()
+    stage.settle()
+    assert stage.outside.words == ["ready"]
+    assert [each.status for each in stage.played[:2]] == [-signal.SIGKILL] * 2  # they never served
     assert holders(stage)[0] in [each.number for each in new]
+
+
+def test_reload_refused_during_the_start(make: Make) -> None:
+    """One that is refused before the service is ready does not make it so."""
+    stage = make().start()
+    stage.wrong = ConfigurationError("--port", "x", "a number is accepted")
+    stage.reload()
+    assert stage.said("reload refused")
+    assert (stage.outside.words, len(stage.played)) == ([], 2)
+
+
+def test_reload_with_another_text_of_an_endpoint(make: Make, tmp_path: Path) -> None:
+    """An endpoint whose backlog or mode alone changes goes on: with the socket, and its file, that there are."""
+    path = tmp_path / "socket"
+    stage = make(endpoint=[f"unix:{path}"]).up()
+    stage.values["endpoint"] = [f"unix:{path}:mode=600:backlog=9"]
+    with socket.socket(socket.AF_UNIX) as client:
+        new = stage.reload()
+        assert not stage.said("reload refused")
+        assert [each.served for each in new] == [[str(path)]] * 2
+        client.connect(str(path))
+    assert list(stage.sockets.descriptors()) == [f"unix:{path}:mode=600:backlog=9"]
 
 
 def test_reload_before_the_start(make: Make) -> None:
@@ -720,14 +878,42 @@ def test_hurry(make: Make) -> None:
         each.heard()
     stage.supervisor.hurry()
     assert [each.heard()[-1] for each in stage.played] == [Hurry()] * 2
-    stage.run(1.0)
-    stage.supervisor.hurry()
-    assert [each.heard()[-1] for each in stage.played] == [Hurry()] * 2
-    stage.run(2 * 2 + 1 + _MORE_PATIENCE - 1.2)
+    stage.run(2 + 1 + _MORE_PATIENCE - 0.2)
     assert stage.ended == []
     stage.run(0.5)
     assert [each.status for each in stage.played] == [-signal.SIGKILL] * 2
     assert stage.ended == [None]
+
+
+def test_hurry_twice(make: Make) -> None:
+    """Workers that were asked to cut everything have a second for it."""
+    stage = make(close_timeout=20, application_close_timeout=10).up()
+    stage.stop()
+    stage.run(1.0)
+    stage.supervisor.hurry()
+    stage.run(3.0)
+    for each in stage.played:
+        each.heard()
+    stage.supervisor.hurry()
+    assert [each.heard()[-1] for each in stage.played] == [Hurry()] * 2
+    stage.run(_LAST_PATIENCE - 0.2)
+    assert [each.status for each in stage.played] == [None, None]
+    stage.run(0.5)
+    assert [each.status for each in stage.played] == [-signal.SIGKILL] * 2
+    assert stage.ended == [None]
+
+
+def test_stop_when_nobody_has_the_turn(make: Make) -> None:
+    """What waits is answered 503 by a worker that can, though none has the turn: not by one that is stuck."""
+    stage = make().up()
+    stage.played[0].is_silent = True
+    stage.run(5.5)
+    stage.supervisor._balance.stop()
+    assert holders(stage) == []
+    for each in stage.played:
+        each.heard()
+    stage.stop()
+    assert [each.heard_of(Accept) for each in stage.played] == [[], [ALL]]
 
 
 def test_stop_during_a_reload(make: Make) -> None:
@@ -745,15 +931,18 @@ def test_stop_during_a_reload(make: Make) -> None:
 
 
 def test_stop_during_the_start(make: Make) -> None:
-    """Workers that are not ready yet are told all the same; there is no delay for what nobody has been told is ready."""
+    """Workers that are not ready yet are killed: they serve nobody; those that are drain; and there is no delay."""
     stage = make(ready_delay=20).start()
+    stage.played[0].say_ready()
+    stage.settle()
     stage.stop()
     stage.run(1.0)
-    for each in stage.played:
-        assert each.heard() == [Drain(5.0)]
-        each.end()
+    assert [each.status for each in stage.played] == [None, -signal.SIGKILL]
+    assert stage.played[0].heard() == [ALL, Drain(5.0)]
+    stage.played[0].end()
     stage.run(0.1)
     assert (stage.ended, stage.gave_up) == ([None], [])
+    assert not stage.said("SIGKILL")
 
 
 def test_stop_in_a_crash_loop(make: Make) -> None:
@@ -791,6 +980,16 @@ def test_when_there_is_a_heritage(make: Make) -> None:
     assert [(number, leaves) for number, _, _, _, leaves, *_ in heritage.workers] == [(3, False), (4, False), (2, True)]
     stage.stop()
     assert stage.supervisor.heritage() is None
+
+
+def test_no_heritage_while_one_starts(make: Make) -> None:
+    """While a worker starts, which the next supervisor would take for ready, there is none."""
+    stage = make().up()
+    stage.supervisor.more()
+    assert stage.supervisor.heritage() is None
+    stage.played[2].say_ready()
+    stage.settle()
+    assert stage.supervisor.heritage() is not None
 
 
 def test_who_has_gone_is_not_left(make: Make) -> None:
@@ -838,7 +1037,7 @@ def test_adopted(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(serving.heard()[-1], Rest)
     heir.run(_GRACE + 0.1)
     assert serving.heard_of(Drain) == [Drain(5.0)]
-    assert heir.outside.words == ["reloading", "ready"]
+    assert heir.outside.words == ["ready", "reloading", "ready"]  # workers serve already
     serving.say(Report(accepted=1_000_000, counts=Counts(opened=7)))
     heir.settle()
     monkeypatch.setattr(os, "waitpid", lambda pid, options: (pid, 0))
@@ -848,6 +1047,30 @@ def test_adopted(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     assert heir.supervisor.counts().opened == 7
     assert len(heir.supervisor._all()) == 2
     assert killed == []
+
+
+def test_adopted_and_refused(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A supervisor whose own workers do not start goes on with those of the one before, and has as many as it wants."""
+    monkeypatch.setattr(os, "waitpid", lambda pid, options: (0, 0))
+    stage = make(workers=1).up()
+    heritage = stage.supervisor.heritage()
+    assert heritage is not None
+    heir = make(copied(heritage), workers=2).start()
+    heir.played[0].say(Failed(2, "no module named x"))
+    heir.played[0].end(2)
+    heir.settle()
+    assert heir.said("reload refused", "no module named x")
+    assert [each.number for each in heir.supervisor._current.workers] == [1, 4]
+    assert [each.status for each in heir.played] == [2, -signal.SIGKILL, None]
+    assert heir.outside.words == ["ready", "reloading", "ready"]
+
+
+def test_who_may_succeed(make: Make) -> None:
+    """A configuration with workers can be taken over with; for one with none it takes a restart."""
+    stage = make()
+    assert stage.supervisor.may_be_succeeded_by(stage._resolve()) == ""
+    stage.values["workers"] = 0
+    assert stage.supervisor.may_be_succeeded_by(stage._resolve()).startswith("workers: 0: ")
 
 
 def test_an_adopted_worker_that_leaves_too_slowly(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

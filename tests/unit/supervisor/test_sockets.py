@@ -26,7 +26,7 @@ from tests.support.reactor import Echo, World
 from twistedws import config
 from twistedws.errors import ConfigurationError, ListenError
 from twistedws.supervisor import sockets
-from twistedws.supervisor.sockets import Adopted, ListeningSockets, address_text, adopted_endpoints
+from twistedws.supervisor.sockets import Inherited, ListeningSockets, address_text, adopted_endpoints
 
 HERE = "tcp:0:interface=127.0.0.1"
 
@@ -66,7 +66,7 @@ def world() -> Iterator[World]:
     made.close()
 
 
-class Inherited:
+class Opened:
     """What systemd has opened."""
 
     def __init__(self, descriptor: int) -> None:
@@ -78,11 +78,17 @@ class Inherited:
 
 def from_systemd(opened: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have systemd opened this socket; the descriptor is the endpoint's, which closes it."""
-    monkeypatch.setattr(endpoints._SystemdParser, "_sddaemon", Inherited(opened.detach()))
+    monkeypatch.setattr(endpoints._SystemdParser, "_sddaemon", Opened(opened.detach()))
 
 
 def opened_by(held: ListeningSockets, *wanted: str) -> list[socket.socket]:
     return held.of(held.open(listening(*wanted)))
+
+
+def let_go(held: ListeningSockets) -> None:
+    """Close what is held as the end of a process does: a duplicate listens on."""
+    while held._held:
+        held._held.popitem()[1].close()
 
 
 def connects(each: socket.socket) -> bool:
@@ -147,7 +153,7 @@ def test_a_file_that_is_removed_already(held: ListeningSockets, tmp_path: Path) 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="Linux alone has abstract socket addresses")
 def test_an_abstract_address(held: ListeningSockets) -> None:
     """An address in no file system has no mode, and no file."""
-    opener = sockets._Opener(MemoryReactorClock())
+    opener = sockets._Opener(MemoryReactorClock(), held._at)
     opener.listenUNIX(f"\0twistedws-test-{os.getpid()}", None)
     assert opener.socket is not None
     held._held["unix:abstract"] = opener.socket
@@ -240,7 +246,7 @@ def test_a_successor(held: ListeningSockets) -> None:
     name = each.getsockname()
     with socket.create_connection(name) as client:
         successor = ListeningSockets(MemoryReactorClock(), {text: os.dup(fd) for text, fd in held.descriptors().items()})
-        held.close()
+        let_go(held)
         with capturedLogs() as events:
             (inherited,) = opened_by(successor, HERE)
         assert events == []
@@ -249,6 +255,114 @@ def test_a_successor(held: ListeningSockets) -> None:
         accepted.close()
         assert address == client.getsockname()
     successor.close()
+
+
+def test_an_address_without_an_interface(held: ListeningSockets) -> None:
+    """An endpoint that names no interface keeps its socket too where its text changes."""
+    (first,) = opened_by(held, "tcp:0")
+    port = first.getsockname()[1]
+    held._held = {f"tcp:{port}:backlog=16": first}
+    (second,) = opened_by(held, f"tcp:{port}:backlog=7")
+    assert second.getsockname() == first.getsockname()
+    held.keep({f"tcp:{port}:backlog=7"})
+    assert connects(second)
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="there is no ::1")
+def test_another_text_for_ipv6(held: ListeningSockets) -> None:
+    """So does an IPv6 endpoint."""
+    (first,) = opened_by(held, "tcp6:0:interface=\\:\\:1")
+    port = first.getsockname()[1]
+    held._held = {f"tcp6:{port}": first}
+    (second,) = opened_by(held, f"tcp6:{port}:interface=\\:\\:1:backlog=7")
+    assert second.getsockname() == first.getsockname()
+
+
+def test_another_text_for_an_address(held: ListeningSockets, tmp_path: Path) -> None:
+    """Where the text of an endpoint changes, and its address does not, the socket stays: what waits in its queue waits on."""
+    path = tmp_path / "s"
+    (first,) = opened_by(held, f"unix:{path}:mode=600")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        (second,) = opened_by(held, f"unix:{path}:mode=640:backlog=9")
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+        assert second.fileno() != first.fileno()
+        held.keep({f"unix:{path}:mode=640:backlog=9"})
+        assert len(held.descriptors()) == 1
+        accepted, _ = second.accept()  # the first: nobody has tried whether somebody answers there
+        client.sendall(b"x")
+        assert accepted.recv(1) == b"x"
+        accepted.close()
+    assert connects(second)
+    assert path.exists()
+
+
+def test_a_stale_socket_beside_ours(held: ListeningSockets, tmp_path: Path) -> None:
+    """What a dead process has left is removed also where its path begins with that of a socket that is held."""
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(tmp_path / "s2"))
+    opened_by(held, f"unix:{tmp_path / 's'}")
+    _, each = opened_by(held, f"unix:{tmp_path / 's'}", f"unix:{tmp_path / 's2'}")
+    assert connects(each)
+
+
+def test_an_endpoint_twice(held: ListeningSockets) -> None:
+    """An endpoint that is given twice is a wrong configuration that names it; nothing is opened."""
+    with pytest.raises(ConfigurationError, match=f"^endpoint: {HERE}:backlog=16: it is given twice"):
+        held.open(listening(HERE, HERE))
+    assert held.descriptors() == {}
+
+
+def test_an_address_twice(held: ListeningSockets, tmp_path: Path) -> None:
+    """Two endpoints of one address are refused, whatever their texts; what was held stays."""
+    path = tmp_path / "s"
+    (each,) = opened_by(held, f"unix:{path}")
+    with pytest.raises(ListenError, match=r"mode=600:backlog=16: Address already in use$"):
+        held.open(listening(f"unix:{path}", f"unix:{path}:mode=600"))
+    assert list(held.descriptors()) == [f"unix:{path}:backlog=16"]
+    assert connects(each)
+
+
+def test_a_listening_that_fails_on_what_is_shared(held: ListeningSockets, tmp_path: Path) -> None:
+    """Where a socket's file is gone its mode cannot be changed: that is said, and the socket is held on."""
+    path = tmp_path / "s"
+    opened_by(held, f"unix:{path}")
+    path.unlink()
+    with pytest.raises(ListenError, match=r"No such file or directory$"):
+        held.open(listening(f"unix:{path}:mode=600"))
+    assert list(held.descriptors()) == [f"unix:{path}:backlog=16"]
+
+
+def test_closing_for_all(held: ListeningSockets) -> None:
+    """What is closed is listened on no more, though somebody has a duplicate: a worker, or what it has started."""
+    (each,) = opened_by(held, HERE)
+    with each.dup() as theirs:
+        held.close()
+        assert not connects(theirs)
+
+
+def test_closing_systemds(held: ListeningSockets, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket of systemd's is listened on after us: what comes waits for the next start."""
+    theirs = socket.create_server(("127.0.0.1", 0))
+    with theirs.dup() as systemds:
+        from_systemd(theirs, monkeypatch)
+        opened_by(held, "systemd:domain=INET:index=0")
+        held.close()
+        assert connects(systemds)
+
+
+def test_probing(held: ListeningSockets, tmp_path: Path) -> None:
+    """To see whether all could be opened opens nothing for good, and leaves what is held; what cannot be is said as it is else."""
+    (each,) = opened_by(held, HERE)
+    before = held.descriptors()
+    held.probe(listening(HERE, f"unix:{tmp_path / 's'}", "tcp:0:interface=127.0.0.1:backlog=9"))
+    assert (held.descriptors(), (tmp_path / "s").exists()) == (before, False)
+    with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(ListenError, match="in use"):
+        held.probe(listening(HERE, f"tcp:{other.getsockname()[1]}:interface=127.0.0.1"))
+    with pytest.raises(ConfigurationError, match="nonsense"):
+        held.probe(listening("tcp:nonsense"))
+    assert held.descriptors() == before
+    assert connects(each)
 
 
 def test_what_an_endpoint_is_given() -> None:
@@ -263,7 +377,7 @@ def test_what_an_endpoint_is_given() -> None:
 def test_all_else_is_the_reactors() -> None:
     """What stands for the reactor where an endpoint is parsed has all else of the reactor's own."""
     reactor = MemoryReactorClock()
-    assert sockets._Opener(reactor).getDelayedCalls == reactor.getDelayedCalls
+    assert sockets._Opener(reactor, lambda *_: None).getDelayedCalls == reactor.getDelayedCalls
 
 
 # --- Adopting ------------------------------------------------------------------------------------------------
@@ -271,7 +385,7 @@ def test_all_else_is_the_reactors() -> None:
 
 def adopt(world: World, held: ListeningSockets, *wanted: str) -> Any:
     """Listen in a worker on what a supervisor holds; return its port."""
-    inherited = [Adopted(os.dup(each.fileno()), int(each.family)) for each in held.of(held.open(listening(*wanted)))]
+    inherited = [Inherited(os.dup(each.fileno()), int(each.family)) for each in held.of(held.open(listening(*wanted)))]
     ((description, endpoint),) = adopted_endpoints(listening(*wanted), inherited, world.reactor)
     assert description.startswith(wanted[0])
     ports: list[Any] = []
@@ -313,7 +427,7 @@ def test_adopting_unix_on_another_reactor(held: ListeningSockets, tmp_path: Path
     """A port of a reactor that is not ours leaves the file too."""
     path, reactor = tmp_path / "s", MemoryReactorClock()
     (each,) = opened_by(held, f"unix:{path}")
-    port = sockets._Adopter(reactor, Adopted(os.dup(each.fileno()), int(each.family))).listenUNIX(str(path), Factory())
+    port = sockets._Adopter(reactor, Inherited(os.dup(each.fileno()), int(each.family))).listenUNIX(str(path), Factory())
     assert reactor.getReaders() == [port]
     stopped = port.stopListening()
     reactor.advance(0)
@@ -358,7 +472,7 @@ def test_adopting_tls(world: World, held: ListeningSockets, certificate: Path) -
 def test_adopting_whatever_it_asks_for(world: World, held: ListeningSockets) -> None:
     """An endpoint that would adopt a descriptor itself adopts the one that was inherited: the supervisor's number means nothing here."""
     (each,) = opened_by(held, HERE)
-    adopter = sockets._Adopter(world.reactor, Adopted(os.dup(each.fileno()), int(each.family)))
+    adopter = sockets._Adopter(world.reactor, Inherited(os.dup(each.fileno()), int(each.family)))
     port = adopter.adoptStreamPort(-1, 0, world.factory(Echo))
     assert port.getHost().port == each.getsockname()[1]
     stop(world, port)
@@ -368,4 +482,4 @@ def test_adopting_nonsense() -> None:
     """What a worker cannot make of an endpoint's text is a wrong configuration."""
     wrong = "ssl:1:privateKey=/no/such/file"
     with pytest.raises(ConfigurationError, match=f"^endpoint: {wrong}"):
-        adopted_endpoints(listening(wrong), [Adopted(-1, int(socket.AF_INET))], MemoryReactorClock())
+        adopted_endpoints(listening(wrong), [Inherited(-1, int(socket.AF_INET))], MemoryReactorClock())

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from twisted.internet.defer import Deferred
 
 from tests.support.played import Stage
 from twistedws.errors import ConfigurationError
@@ -24,7 +25,6 @@ from twistedws.supervisor.processes import MARK, Launch
 from twistedws.supervisor.succession import _LOOK, _TRIAL_TIME, _WAITING, HERITAGE, Succession, inherited
 
 DEADLINE = 20.0  # seconds
-COMMAND = [sys.executable, "-n", "--pidfile=x", "twistedws"]
 
 
 class Stop(BaseException):
@@ -36,7 +36,10 @@ class House:
 
     Attributes:
         executed: What was executed.
-        before: How often what comes last was called.
+        mask: The signals that were blocked then.
+        launch: How the successor is started.
+        before: What comes last, each time that it was called: called back when it is over, at once unless ``waits``.
+        waits: Whether what comes last takes its time.
         fails: What execve(2) raises.
         trials: The processes that were started to try the program.
     """
@@ -44,7 +47,9 @@ class House:
     def __init__(self, stage: Stage, program: str, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.stage = stage
         self.executed: list[tuple[Any, ...]] = []
-        self.before = 0
+        self.mask: set[int] = set()
+        self.before: list[Deferred[None]] = []
+        self.waits = False
         self.fails: OSError | None = None
         self.trials: list[subprocess.Popen[bytes]] = []
         monkeypatch.setattr(os, "execve", self._execve)
@@ -57,16 +62,20 @@ class House:
 
         monkeypatch.setattr(subprocess, "Popen", start)
         environment = {"PATH": os.environ["PATH"], "NOTIFY_SOCKET": "/its/own", MARK: "another's"}
-        launch = Launch([sys.executable, "-c", program, "the application"], str(directory), environment, 3)
-        self.succession = Succession(stage.supervisor, COMMAND, launch, stage._resolve, lambda: {"WATCHDOG_USEC": "5"}, stage.reactor)
+        self.launch = Launch([sys.executable, "-c", program, "the application"], str(directory), environment, 3)
+        self.succession = Succession(stage.supervisor, self.launch, stage._resolve, lambda: {"WATCHDOG_USEC": "5"}, stage.reactor)
 
     def _execve(self, *arguments: Any) -> None:
         self.executed.append(arguments)
+        self.mask = set(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
         raise self.fails or Stop
 
-    def _last(self) -> None:
+    def _last(self) -> Deferred[None]:
         assert self.executed == []
-        self.before += 1
+        self.before.append(Deferred())
+        if not self.waits:
+            self.before[-1].callback(None)
+        return self.before[-1]
 
     def try_it(self) -> None:
         """Begin."""
@@ -122,7 +131,7 @@ def test_what_cannot_even_be_tried(house: Callable[..., House], error: Exception
     if error is not None:
         there.stage.wrong = error
     else:
-        there.succession.launch.command[0] = "/no/such/program"  # type: ignore[index]
+        there.launch.command[0] = "/no/such/program"  # type: ignore[index]
     there.try_it()
     assert there.trials == []
     assert there.stage.said("the supervisor stays", "--port: x" if error else "/no/such/program")
@@ -134,23 +143,49 @@ def test_a_trial_that_fails(house: Callable[..., House]) -> None:
     there.stage.up()
     there.begin()
     assert there.stage.said("the supervisor stays", "ended with status 1", "twistedws: no module named x")
-    assert (there.executed, there.before) == ([], 0)
+    assert (there.executed, there.before) == ([], [])
     assert there.stage.supervisor.heritage() is not None
 
 
 def test_what_is_tried(house: Callable[..., House], tmp_path: Path) -> None:
-    """A trial is a worker's command line that only checks, where workers run, with all settings and no descriptors."""
+    """A trial is the supervisor's own command line that only checks, where it was started, with the listening sockets alone."""
     there = house(
         "import os, sys; open('trial', 'w').write(repr((sys.argv, dict(os.environ), os.listdir('/dev/fd')))); sys.exit(3)", workers=3
     )
     there.stage.up()
+    heritage = there.stage.supervisor.heritage()
+    assert heritage is not None
     there.begin()
-    arguments, environment, _ = eval((tmp_path / "trial").read_text())
+    arguments, environment, descriptors = eval((tmp_path / "trial").read_text())
     assert arguments == ["-c", "--check-config", "the application"]
     assert "NOTIFY_SOCKET" not in environment
-    birth = msgspec.json.decode(environment[MARK])
-    assert (birth["control"], birth["watch"], birth["sockets"]) == (-1, -1, [])
-    assert "workers = 3 " in birth["configuration"]
+    assert msgspec.json.decode(environment[HERITAGE], type=Heritage) == Heritage(heritage.sockets, [], 0, Counts())
+    assert {str(each) for each in heritage.sockets.values()} < set(descriptors)
+    assert not {str(each) for _, _, control, watch, _ in heritage.workers for each in (control, watch)} & set(descriptors)
+
+
+def test_who_cannot_succeed(house: Callable[..., House]) -> None:
+    """With a configuration that asks for no workers nobody can take over: that is said, and nothing is tried."""
+    there = house("")
+    there.stage.up()
+    there.stage.values["workers"] = 0
+    there.try_it()
+    assert there.trials == []
+    assert there.stage.said("the supervisor stays", "workers: 0: it takes a restart")
+
+
+def test_asked_again_in_a_trial(house: Callable[..., House]) -> None:
+    """There is one trial at a time: who asks again meanwhile is told to try again, and can once it is over."""
+    there = house("import sys; sys.exit(1)")
+    there.stage.up()
+    there.try_it()
+    there.try_it()
+    assert len(there.trials) == 1
+    assert there.stage.said("not replacing the supervisor: ", "is being replaced; try again")
+    there.trials[0].wait(DEADLINE)
+    there.stage.reactor.advance(_LOOK)
+    there.try_it()
+    assert len(there.trials) == 2
 
 
 def test_a_trial_that_succeeds(house: Callable[..., House]) -> None:
@@ -159,20 +194,38 @@ def test_a_trial_that_succeeds(house: Callable[..., House]) -> None:
     there.stage.up()
     heritage = there.stage.supervisor.heritage()
     assert heritage is not None
-    with pytest.raises(Stop):
-        there.begin()
-    assert there.before == 1
-    assert Path.cwd() == Path(there.succession.launch.directory)  # whence relative names on the command line are meant
+    there.begin()
+    (before,) = there.before
+    before.addErrback(lambda failure: failure.trap(Stop))
+    assert Path.cwd() == Path(there.launch.directory)  # whence relative names on the command line are meant
     ((program, command, environment),) = there.executed
-    assert (program, command) == (sys.executable, COMMAND)
+    assert (program, command) == (sys.executable, there.launch.command)
     left = environment.pop(HERITAGE)
-    assert environment == {"PATH": os.environ["PATH"], "NOTIFY_SOCKET": "/its/own", "WATCHDOG_USEC": "5"}
+    assert environment == {"PATH": os.environ["PATH"], "WATCHDOG_USEC": "5", MARK: "another's"}
     assert msgspec.json.decode(left, type=Heritage) == heritage
     descriptors = [*heritage.sockets.values(), *(each for _, _, control, watch, *_ in heritage.workers for each in (control, watch))]
     assert len(descriptors) == 5
     assert all(os.get_inheritable(each) for each in descriptors)
-    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) >= set(_WAITING)
+    assert there.mask >= set(_WAITING)
     assert len(there.stage.said("the next supervisor takes over")) == 1
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_what_comes_last_takes_its_time(house: Callable[..., House], stops: bool) -> None:
+    """Only when what the successor would take for another's is let go of is it executed; unless the end has begun meanwhile."""
+    there = house("")
+    there.waits = True
+    there.fails = FileNotFoundError(2, "No such file or directory")
+    there.stage.up()
+    there.begin()
+    (before,) = there.before
+    assert there.executed == []
+    there.try_it()
+    assert len(there.trials) == 1
+    if stops:
+        there.stage.stop()
+    before.callback(None)
+    assert len(there.executed) == (0 if stops else 1)
 
 
 def test_what_cannot_be_executed(house: Callable[..., House]) -> None:
@@ -209,7 +262,7 @@ def test_a_trial_that_hangs(house: Callable[..., House]) -> None:
     there.stage.reactor.advance(_TRIAL_TIME)
     there.trials[0].wait(DEADLINE)
     there.stage.reactor.advance(_LOOK)
-    assert there.stage.said("the supervisor stays: the new program was ended by SIGKILL")
+    assert there.stage.said(f"the supervisor stays: the new program was not there in {_TRIAL_TIME:g} s")
     assert there.executed == []
 
 
@@ -219,7 +272,7 @@ def test_what_a_trial_has_started(house: Callable[..., House]) -> None:
         "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'input()'], stdin=open('gate')); "
         "sys.stderr.write('broken'); sys.exit(1)"
     )
-    gate = Path(there.succession.launch.directory, "gate")
+    gate = Path(there.launch.directory, "gate")
     os.mkfifo(gate)
     writer = os.open(gate, os.O_RDWR)
     there.stage.up()
