@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from twistedws import config
 from twistedws.errors import ConfigurationError
@@ -124,7 +125,11 @@ class Succession:
             _log.warn("not replacing the supervisor: it reloads or stops; try again")
         else:
             _log.info("the next supervisor takes over")
-            before().addCallback(lambda _: self._succeed())
+            before().addCallback(lambda _: self._succeed()).addErrback(self._fail)
+
+    def _fail(self, failure: Failure) -> None:
+        self._is_trying = False
+        _log.failure("the supervisor stays", failure)
 
     def _succeed(self) -> None:
         self._is_trying = False

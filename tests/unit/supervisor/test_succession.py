@@ -228,6 +228,19 @@ def test_what_comes_last_takes_its_time(house: Callable[..., House], stops: bool
     assert len(there.executed) == (0 if stops else 1)
 
 
+def test_what_cannot_be_let_go_of(house: Callable[..., House]) -> None:
+    """If something fails at the last step, the supervisor stays, says so, and can be asked again."""
+    there = house("")
+    there.waits = True
+    there.stage.up()
+    there.begin()
+    there.before[0].errback(OSError("no"))
+    assert len(there.stage.said("the supervisor stays")) == 1
+    assert there.executed == []
+    there.try_it()
+    assert len(there.trials) == 2
+
+
 def test_what_cannot_be_executed(house: Callable[..., House]) -> None:
     """Should the program be gone in the last moment, the supervisor stays, and hears signals again."""
     there = house("")
