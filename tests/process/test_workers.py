@@ -19,7 +19,7 @@ from tests.support.raw import Raw
 from tests.support.server import Server, wait_until
 from tests.support.workers import children, gone, numbers, readiness, ready, shares
 
-KILLS = int(os.environ.get("KILLS", "12"))  # KILLS=50 python -m pytest tests/process/test_workers.py -k killed
+KILLS = int(os.environ.get("KILLS", "5"))  # KILLS=50 python -m pytest tests/process/test_workers.py -k killed
 _AGAIN = re.compile(r"is ready, ([0-9.]+) s after its start")
 
 
@@ -269,9 +269,9 @@ def test_accept_rate() -> None:
     """The rate holds for all workers together, and nobody is refused as long as not too many wait."""
     with Server("--workers=2", "--accept-rate=50", "echo") as server:
         since = time.monotonic()
-        with Crowd(server.port, 150, talks=False) as crowd:
+        with Crowd(server.port, 80, talks=False) as crowd:
             crowd.open_all(30)
-            assert time.monotonic() - since >= (150 - 5) / 50 * 0.95, (
+            assert time.monotonic() - since >= (80 - 5) / 50 * 0.95, (
                 "no faster than the rate, but for a first burst of a tenth of a second"
             )
             assert not crowd.rejections
