@@ -372,7 +372,7 @@ def test_half_open_peer() -> None:
 )
 def test_never_reading_peer(policy: str, ending: tuple[int, str]) -> None:
     """A peer that never reads while the application floods it costs its queue and no more, and is ended as the policy says."""
-    with Site(f"--slow-consumer={policy}", "--write-stall-timeout=1", "--close-timeout=1") as server, Canary(server) as canary:
+    with Site(f"--slow-consumer={policy}", "--write-stall-timeout=2", "--close-timeout=2") as server, Canary(server) as canary:
         server.warm_up()
         before, memory = server.descriptors(), Memory(server)
         with Raw(server.port, receive_buffer=4096) as peer:
@@ -420,7 +420,7 @@ def test_ping_flood(site: Site, canary: Canary) -> None:
 
 def test_ping_flood_of_a_peer_that_never_reads() -> None:
     """Even with no limit on pings, a peer that floods with them and reads nothing makes no queue of pongs, and is cut."""
-    with Site("--control-frame-rate=0", "--write-stall-timeout=1") as server, Canary(server):
+    with Site("--control-frame-rate=0", "--write-stall-timeout=2") as server, Canary(server):
         server.warm_up()
         memory, pings = Memory(server), frame(PING, bytes(125)) * 500
         with Raw(server.port, receive_buffer=4096) as peer:
@@ -825,7 +825,7 @@ def raising() -> Iterator[Raising]:
         def give(app: str) -> Site:
             given = servers.setdefault(app, [])
             if len(given) % 3 == 0:
-                given.append(stack.enter_context(Site("--close-timeout=2", app=app)))
+                given.append(stack.enter_context(Site("--close-timeout=10", app=app)))
             else:
                 given.append(given[-1])
             return given[-1]
