@@ -42,7 +42,7 @@ from twistedws.systemd import Notifier
 _log = Logger()
 
 EXIT_CANNOT_SERVE, EXIT_WRONG_CONFIGURATION = 1, 2
-_PORT_LINE = re.compile(r"\bSiteFactory starting on |^\('?(TCP|UNIX|TLS) Port .* Closed\)|\(.* Port .* Closed\)")
+_PORT_LINE = re.compile(r"SiteFactory starting on |\(.* Port .* Closed\)")
 _STATUS = 1.0  # seconds from one status for systemd to the next
 
 

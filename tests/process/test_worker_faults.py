@@ -85,9 +85,7 @@ def test_stall(app: str) -> None:
         assert not crowd.faults
 
 
-@pytest.mark.parametrize(
-    ("message", "how"), [("die", "ended with status 3"), ("memory", "was ended by SIGKILL")]
-)
+@pytest.mark.parametrize(("message", "how"), [("die", "ended with status 3"), ("memory", "was ended by SIGKILL")])
 def test_crash_on_a_message(message: str, how: str) -> None:
     """A worker that ends on a message takes only its own sessions with it and is replaced; one after the other they are called a loop."""
     prefix = ("prlimit", "--as=1500000000") if message == "memory" else ()

@@ -271,9 +271,7 @@ def test_accept_rate() -> None:
         since = time.monotonic()
         with Crowd(server.port, 80, talks=False) as crowd:
             crowd.open_all(30)
-            assert time.monotonic() - since >= (80 - 5) / 50 * 0.95, (
-                "no faster than the rate, but for a first burst of a tenth of a second"
-            )
+            assert time.monotonic() - since >= (80 - 5) / 50 * 0.95, "no faster than the rate, but for a first burst of a tenth of a second"
             assert not crowd.rejections
             assert not crowd.refusals
             assert max(shares(server)) - min(shares(server)) <= 10

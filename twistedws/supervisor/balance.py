@@ -20,11 +20,11 @@ from typing import Protocol
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from twistedws.limits import TokenBucket
+from twistedws.listening import MOST_WAIT
 from twistedws.supervisor.control import Accept, Message, Rest
 
 MOVES = 100.0  # per second
 BURST = 300.0  # moves at once
-MOST_WAIT = 5.0  # seconds that a connection may wait for its turn at --accept-rate
 PATIENCE = 3.0  # seconds for which others leave the share of a worker that died to its replacement
 _FEW = 50  # connections that are not worth to wait for
 _TOLERANCE = 1.02  # of an even share that a worker may have meanwhile

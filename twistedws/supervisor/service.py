@@ -457,7 +457,6 @@ class Supervisor(Service):
         was_stuck, silence = worker.is_stuck, worker.silence
         worker.received(message, self._reactor.seconds())
         if was_stuck:
-            worker.is_stuck = False
             _log.warn("{worker} answers again, after {seconds:.1f} s", worker=worker.name, seconds=silence)
             self._offer()
         if isinstance(message, Report):
@@ -575,7 +574,6 @@ class Supervisor(Service):
             each.stage = Stage.LEAVING
         self._leaving += self._current.workers
         self._current.workers = []
-        self._is_up = True  # what else ends now is no news
         self.gave_up(status, text)
 
     # Time

@@ -35,26 +35,24 @@ class Watchdog:
             worker: The worker.
             passed: Seconds since the last look, as far as the supervisor itself ran.
         """
-        now = self._clock.seconds()
+        now, was_stuck = self._clock.seconds(), worker.is_stuck
         worker.pass_time(passed)
         worker.look_for_stacks(now)
         if worker.is_killed:
             return
         if worker.stage is Stage.STARTING:
             if worker.is_late(now):
-                worker.is_killed = True  # nothing more is due; the signal comes with its stacks
                 worker.ask_for_stacks(now, self._kill_unready)
         elif worker.leaves_by is not None and now >= worker.leaves_by:
             _log.warn("killing {worker}, which did not end in time", worker=worker.name)
             worker.kill()
-        elif worker.should_be_killed:
+        elif worker.is_stuck and not was_stuck:
+            self._changed()
+            worker.ask_for_stacks(now, _say_stuck)
+        elif worker.should_be_killed and not worker.is_asked:  # it may say where it is first, also where both times are the same
             _log.error("killing {worker}: no sign of life for {seconds:.1f} s", worker=worker.name, seconds=worker.silence)
             worker.kill()
             self._changed()
-        elif worker.should_be_stuck and not worker.is_stuck:
-            worker.is_stuck = True
-            self._changed()
-            worker.ask_for_stacks(now, _say_stuck)
 
     def _kill_unready(self, worker: Worker, stacks: str) -> None:
         place, stack = understood(stacks)

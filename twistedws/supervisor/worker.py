@@ -56,8 +56,8 @@ class Worker:
         stage: How far it is.
         silence: Seconds for which it has given no sign of life, once it serves.
         has_gone: Whether its link has ended: its process is about to.
+        is_killed: Whether it has been sent SIGKILL.
         is_told: Whether it has been told to drain.
-        is_stuck: Whether it has been silent too long, and is not to have connections.
         report: The latest.
         has_reported: Whether there was one.
         failed: What it said of a start that failed.
@@ -74,7 +74,6 @@ class Worker:
         self.ready_at: float | None = None
         self.leaves_by: float | None = None
         self.silence = 0.0
-        self.is_stuck = False
         self.is_killed = False
         self.has_gone = False
         self.is_told = False
@@ -152,8 +151,8 @@ class Worker:
         return self.stage is Stage.STARTING and 0 < self._settings.worker_start_timeout <= now - self.started_at
 
     @property
-    def should_be_stuck(self) -> bool:
-        """Whether it has been silent for as long as makes it stuck."""
+    def is_stuck(self) -> bool:
+        """Whether it has been silent for so long that it is not to have connections."""
         return self.silence >= self._settings.stuck_after
 
     @property
@@ -163,6 +162,11 @@ class Worker:
 
     # Its stacks
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether its stacks are awaited."""
+        return self._stacks is not None
+
     def ask_for_stacks(self, now: float, tell: Callable[[Worker, str], None]) -> None:
         """Have it say where it is.
 
@@ -170,7 +174,7 @@ class Worker:
             now: Seconds.
             tell: Called with its stacks, or with what is known of them in time; "" for nothing.
         """
-        if self._stacks is not None:
+        if self.is_asked:
             return
         self._stacks, self._stacks_since, self._is_fault_asked, self._tell_stacks = "", now, False, tell
         self._read_stacks()  # what an earlier question was answered too late

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
-from twistedws.supervisor.balance import _FEW, BURST, MOST_WAIT, MOVES, PATIENCE, Balance
+from twistedws.listening import MOST_WAIT
+from twistedws.supervisor.balance import _FEW, BURST, MOVES, PATIENCE, Balance
 from twistedws.supervisor.control import REPORT, Accept, Message, Rest
 from twistedws.supervisor.member import Turn
 

@@ -377,6 +377,19 @@ def test_stuck_for_too_long(make: Make) -> None:
     assert [each.number for each in stage.alive] == [2, 3]
 
 
+def test_stuck_and_killed_at_once(make: Make) -> None:
+    """Where a worker is killed as soon as it is stuck, it says where it is first."""
+    stage = make(workers=2, stuck_after="2s", worker_timeout="2s").up()
+    stage.played[0].is_silent = True
+    stage.run(2.1)
+    assert stage.played[0].status is None
+    stage.played[0].watch.send(b"at main.py:1 in f\n\0")
+    stage.run(0.3)
+    (event,) = stage.events("is stuck")
+    assert event["place"] == "at main.py:1 in f"
+    assert stage.played[0].status == -signal.SIGKILL
+
+
 def test_killed_and_not_gone(make: Make) -> None:
     """One that does not even end of SIGKILL is killed once, logged once, and has no turn."""
     stage = make(workers=2, stuck_after="2s", worker_timeout="4s").up()

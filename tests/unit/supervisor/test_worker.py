@@ -74,14 +74,14 @@ def test_silence(worker: Worker, message: Message) -> None:
     assert not worker.is_busy
     worker.pass_time(0.25)
     assert worker.is_busy
-    assert not worker.should_be_stuck
+    assert not worker.is_stuck
     worker.pass_time(5.0 - worker.silence)
-    assert worker.should_be_stuck
+    assert worker.is_stuck
     assert not worker.should_be_killed
     worker.pass_time(25.0)
     assert worker.should_be_killed
     worker.received(message, 150.0)
-    assert (worker.silence, worker.is_busy, worker.should_be_stuck, worker.should_be_killed) == (0, False, False, False)
+    assert (worker.silence, worker.is_busy, worker.is_stuck, worker.should_be_killed) == (0, False, False, False)
 
 
 def test_silence_of_one_that_leaves(worker: Worker) -> None:
@@ -89,7 +89,7 @@ def test_silence_of_one_that_leaves(worker: Worker) -> None:
     worker.received(Ready(), 1.0)
     worker.retire(1.0, None)
     worker.pass_time(5.0)
-    assert worker.should_be_stuck
+    assert worker.is_stuck
     worker.close()
     worker.pass_time(5.0)
     assert worker.silence == 5.0
@@ -100,7 +100,7 @@ def test_no_timeout(played: Played) -> None:
     worker = Worker(1, played.spawned, config.Workers(worker_timeout=0.0), Reactor(), 0.0)
     worker.received(Ready(), 0.0)
     worker.pass_time(1e6)
-    assert worker.should_be_stuck
+    assert worker.is_stuck
     assert not worker.should_be_killed
 
 
@@ -113,11 +113,11 @@ def test_late(worker: Worker, played: Played) -> None:
     assert not Worker(1, played.spawned, config.Workers(worker_start_timeout=0.0), Reactor(), 0.0).is_late(1e6)
 
 
-@pytest.mark.parametrize("flag", ["is_stuck", "is_killed", "has_gone"])
-def test_who_does_not_accept(worker: Worker, flag: str) -> None:
+@pytest.mark.parametrize(("what", "value"), [("silence", 1e6), ("is_killed", True), ("has_gone", True)])
+def test_who_does_not_accept(worker: Worker, what: str, value: object) -> None:
     """One that is stuck, or killed and not gone yet, gets no connections."""
     worker.received(Ready(), 10.0)
-    setattr(worker, flag, True)
+    setattr(worker, what, value)
     assert not accepts(worker)
 
 
