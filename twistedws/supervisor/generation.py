@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 
@@ -41,17 +42,39 @@ class Generation:
             self.restarts.lives(max(served, default=0.0))
 
 
+class LeftWorker(NamedTuple):
+    """A worker that one supervisor leaves to the next: both are the same process, so it stays a child of it.
+
+    Attributes:
+        number: Its number.
+        pid: Its process.
+        control: The descriptor of the supervisor's end of the link.
+        watch: That of its end of the socket that the witness watches.
+        leaves: Whether the worker drains.
+    """
+
+    number: int
+    pid: int
+    control: int
+    watch: int
+    leaves: bool
+
+
 class Heritage(msgspec.Struct, frozen=True):
     """What a supervisor leaves to the one that takes its place in the same process.
 
     Attributes:
         sockets: Descriptors that are listened on, by description.
-        workers: Of each worker its number, pid, both descriptors, and whether it leaves.
+        workers: The workers.
         number: The last number that was given.
         counts: What workers that have ended have counted.
     """
 
     sockets: dict[str, int]
-    workers: list[tuple[int, int, int, int, bool]]
+    workers: list[LeftWorker]
     number: int
     counts: Counts
+
+    def descriptors(self) -> list[int]:
+        """Return all descriptors that are left."""
+        return [*self.sockets.values(), *(descriptor for each in self.workers for descriptor in (each.control, each.watch))]

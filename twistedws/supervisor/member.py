@@ -51,7 +51,7 @@ _ALARM = 1.0  # seconds from one setting of the alarm to the next
 _LATE = 5.0  # seconds after which a process ends itself that its supervisor has not killed
 
 
-class Turn:
+class AcceptTurn:
     """A worker's turn to accept.
 
     Args:
@@ -130,7 +130,7 @@ class Membership:
         self._birth = birth
         self._control: socket.socket | None = None
         self._witness: Witness | None = None
-        self._turn: Turn | None = None
+        self._turn: AcceptTurn | None = None
         self._sockets = [Inherited(descriptor, family) for descriptor, family in birth.sockets]
         self._link: Link | None = None
         self._make_report: Callable[[int], Report] = lambda new: Report(connections=new)
@@ -177,7 +177,7 @@ class Membership:
             What is to be called for each connection, and says whether it is to be served.
         """
         listening.rest()
-        self._turn = Turn(listening, self.report)
+        self._turn = AcceptTurn(listening, self.report)
         return self._turn.take
 
     def failed(self, status: int, text: str) -> None:

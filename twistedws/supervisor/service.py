@@ -26,7 +26,7 @@ from twistedws.errors import Cause, ConfigurationError, ListenError
 from twistedws.listening import waiting_in
 from twistedws.supervisor.balance import Balance
 from twistedws.supervisor.control import Accept, Counts, Hurry, Leaving, Message, Ready, Reopen, Report
-from twistedws.supervisor.generation import Generation, Heritage
+from twistedws.supervisor.generation import Generation, Heritage, LeftWorker
 from twistedws.supervisor.processes import AdoptedProcess, Spawned, ending
 from twistedws.supervisor.restarts import Restarts
 from twistedws.supervisor.sockets import ListeningSockets
@@ -276,7 +276,7 @@ class Supervisor(Service):
         return Heritage(
             self._sockets.descriptors(),
             [
-                (each.number, each.pid, each.link.fileno(), each.spawned.watch.fileno(), each not in serving)
+                LeftWorker(each.number, each.pid, each.link.fileno(), each.spawned.watch.fileno(), each not in serving)
                 for each in self._all()
                 if each.link.fileno() >= 0
             ],
@@ -361,13 +361,13 @@ class Supervisor(Service):
         """Take over the workers of the supervisor before this one."""
         now = self._reactor.seconds()
         settings = self._current.settings.workers
-        for number, pid, control, watch, leaves in heritage.workers:
-            spawned = Spawned(AdoptedProcess(pid), socket(fileno=control), socket(fileno=watch))
-            worker = Worker(number, spawned, settings, self._reactor, now)
+        for left in heritage.workers:
+            spawned = Spawned(AdoptedProcess(left.pid), socket(fileno=left.control), socket(fileno=left.watch))
+            worker = Worker(left.number, spawned, settings, self._reactor, now)
             worker.ready_at = now
-            worker.stage = Stage.LEAVING if leaves else Stage.SERVING
-            worker.leaves_by = self._leaves_by(self._current.settings) if leaves else None
-            (self._leaving if leaves else self._current.workers).append(worker)
+            worker.stage = Stage.LEAVING if left.leaves else Stage.SERVING
+            worker.leaves_by = self._leaves_by(self._current.settings) if left.leaves else None
+            (self._leaving if left.leaves else self._current.workers).append(worker)
             self._connect(worker)
         self._is_up = True
         self._offer()

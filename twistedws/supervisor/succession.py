@@ -137,7 +137,7 @@ class Succession:
         if heritage is None:  # meanwhile
             return
         environment = {**self._launch.inherited(), **self._variables(), HERITAGE: msgspec.json.encode(heritage).decode()}
-        for descriptor in descriptors(heritage):
+        for descriptor in heritage.descriptors():
             os.set_inheritable(descriptor, True)
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _WAITING)
         try:
@@ -146,11 +146,6 @@ class Succession:
         except OSError as error:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             _log.error("the supervisor stays: {error}", error=error)
-
-
-def descriptors(heritage: Heritage) -> list[int]:
-    """Return all descriptors of a heritage."""
-    return [*heritage.sockets.values(), *(each for _, _, control, watch, _ in heritage.workers for each in (control, watch))]
 
 
 def inherited(environment: MutableMapping[str, str]) -> Heritage | None:
@@ -163,6 +158,6 @@ def inherited(environment: MutableMapping[str, str]) -> Heritage | None:
     if mark is None:
         return None
     heritage = msgspec.json.decode(mark, type=Heritage)
-    for descriptor in descriptors(heritage):
+    for descriptor in heritage.descriptors():
         os.set_inheritable(descriptor, False)
     return heritage

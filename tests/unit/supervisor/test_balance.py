@@ -1,6 +1,6 @@
 """Whose turn it is to accept: a small world of connections and workers on a clock, in which messages take their time.
 
-The workers count as the real ones do, with ``member.Turn``; what is played is their listening, and the way of what they say.
+The workers count as the real ones do, with ``member.AcceptTurn``; what is played is their listening, and the way of what they say.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from twisted.internet.task import Clock
 from twistedws.listening import MOST_WAIT
 from twistedws.supervisor.balance import _FEW, BURST, MOVES, PATIENCE, Balance
 from twistedws.supervisor.control import REPORT, Accept, Message, Rest
-from twistedws.supervisor.member import Turn
+from twistedws.supervisor.member import AcceptTurn
 
 ACCEPT = 0.0002  # seconds that a worker takes to accept one connection and to answer its handshake
 WAY = 0.0001  # seconds from the sending of a message until its end is told
@@ -31,7 +31,7 @@ class Member:
         self.is_busy = self.is_dead = False
         self.connections = 0
         self.told: list[Message] = []
-        self.turn = Turn(self, self.report)  # type: ignore[arg-type]  # it listens itself
+        self.turn = AcceptTurn(self, self.report)  # type: ignore[arg-type]  # it listens itself
         self._is_accepting = False
         world.clock.callLater(first_report, self._report_again)
 

@@ -21,7 +21,7 @@ from twistedws.listening import ListeningService
 from twistedws.metrics import Metrics
 from twistedws.registry import Registry
 from twistedws.supervisor.control import REPORT, Accept, Counts, Drain, Failed, Hurry, Ready, Reopen, Report, Rest
-from twistedws.supervisor.member import _ALARM, _LATE, Membership, Turn, counts_of
+from twistedws.supervisor.member import _ALARM, _LATE, AcceptTurn, Membership, counts_of
 from twistedws.supervisor.processes import MARK
 
 
@@ -44,7 +44,7 @@ class Turns:
     def __init__(self) -> None:
         self.ports = Ports()
         self.reports: list[int] = []  # how many connections each says are not counted yet
-        self.turn = Turn(cast("ListeningService", self.ports), self._report)
+        self.turn = AcceptTurn(cast("ListeningService", self.ports), self._report)
 
     def _report(self, new: int) -> None:
         self.reports.append(new)

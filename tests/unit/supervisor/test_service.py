@@ -1017,7 +1017,7 @@ def test_who_has_gone_is_not_left(make: Make) -> None:
 
 def copied(heritage: Heritage) -> Heritage:
     """What the same process has after execve(2): the same sockets, none of the objects."""
-    workers = [(number, pid, os.dup(control), os.dup(watch), leaves) for number, pid, control, watch, leaves in heritage.workers]
+    workers = [each._replace(control=os.dup(each.control), watch=os.dup(each.watch)) for each in heritage.workers]
     return Heritage({name: os.dup(each) for name, each in heritage.sockets.items()}, workers, heritage.number, heritage.counts)
 
 

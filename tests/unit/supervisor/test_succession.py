@@ -20,7 +20,7 @@ from twisted.internet.defer import Deferred
 from tests.support.played import Stage
 from twistedws.errors import ConfigurationError
 from twistedws.supervisor.control import Counts
-from twistedws.supervisor.generation import Heritage
+from twistedws.supervisor.generation import Heritage, LeftWorker
 from twistedws.supervisor.processes import MARK, Launch
 from twistedws.supervisor.succession import _LOOK, _TRIAL_TIME, _WAITING, HERITAGE, Succession, inherited
 
@@ -324,7 +324,7 @@ def test_what_is_inherited() -> None:
     for each in descriptors:
         os.set_inheritable(each, True)
     listening, control, watch, _ = descriptors
-    heritage = Heritage({"tcp:1": listening}, [(4, 5, control, watch, True)], 9, Counts(opened=7, answered={2: 3}))
+    heritage = Heritage({"tcp:1": listening}, [LeftWorker(4, 5, control, watch, leaves=True)], 9, Counts(opened=7, answered={2: 3}))
     environment = {"PATH": "/", HERITAGE: msgspec.json.encode(heritage).decode()}
     assert inherited(environment) == heritage
     assert environment == {"PATH": "/"}
