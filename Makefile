@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := twistedws twisted tests examples docs bench
 
-.PHONY: help setup run test test-reactors check coverage coverage-report fmt format-check lint types floors reactor conformance conformance-full bench bench-asgi bench-wsgi bench-workers docs frameworks wsgi clean
+.PHONY: help setup run test test-reactors check coverage fmt format-check lint types floors reactor conformance conformance-full bench bench-asgi bench-wsgi bench-workers docs frameworks wsgi clean
 
 help:
 	@echo "make run               set up and serve the echo application on http://127.0.0.1:8000/"
@@ -36,15 +36,12 @@ run: $(STAMP)
 	$(BIN)/twistd -n --pidfile= twistedws --port 8000
 
 test: $(STAMP)
-	$(if $(COVERAGE),$(BIN)/coverage run,$(BIN)/python) -m pytest tests/unit tests/wire tests/process
+	$(BIN)/python -m pytest tests/unit tests/wire tests/process
 
 check: test coverage format-check lint types floors reactor conformance
 
 coverage: $(STAMP)
 	$(BIN)/coverage run -m pytest -q tests/unit tests/wire
-	$(BIN)/coverage report --fail-under=95
-
-coverage-report: $(STAMP)
 	$(BIN)/coverage report --fail-under=95
 
 fmt: $(STAMP)
