@@ -26,7 +26,7 @@ from twisted.logger import Logger
 from twistedws.reactor.descriptors import are_there_descriptors
 from twistedws.reactor.loop import finish, is_uvloop, new_event_loop, running_loop
 from twistedws.reactor.polling import PollingReactor
-from twistedws.reactor.port import LoopPort, LoopUNIXPort
+from twistedws.reactor.port import InheritedLoopUNIXPort, LoopPort, LoopUNIXPort
 from twistedws.reactor.state import LOST
 from twistedws.reactor.transport import LoopTransport, internet_address
 from twistedws.reactor.unix_transport import LoopUNIXTransport
@@ -75,7 +75,7 @@ class LoopReactor(PollingReactor):
         """Listen on a duplicate of a descriptor that is listened on (IReactorSocket)."""
         self._check_family(addressFamily)
         if addressFamily == socket.AF_UNIX:
-            return _listening(LoopUNIXPort._fromListeningDescriptor(self, fileDescriptor, factory))  # noqa: SLF001
+            return _listening(InheritedLoopUNIXPort._fromListeningDescriptor(self, fileDescriptor, factory))  # noqa: SLF001
         return _listening(LoopPort._fromListeningDescriptor(self, fileDescriptor, addressFamily, factory))  # noqa: SLF001
 
     def adoptStreamConnection(self, fileDescriptor: int, addressFamily: int, factory: Any) -> LoopTransport | None:

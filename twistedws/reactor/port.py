@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socket
 import struct
 import sys
@@ -20,6 +21,7 @@ from functools import partial
 from typing import Any, cast
 
 from twisted.internet import tcp, unix
+from twisted.python import log
 from twisted.python.failure import Failure
 
 from twistedws.reactor.descriptors import NO_DESCRIPTORS
@@ -160,17 +162,45 @@ class LoopUNIXPort(_Accepting, unix.Port):
 
     transport_class = LoopUNIXTransport
 
-    @classmethod
-    def _fromListeningDescriptor(cls, reactor: Any, fd: int, factory: Any) -> Any:  # type: ignore[override]  # typed as tcp.Port's
-        return adopted(super()._fromListeningDescriptor(reactor, fd, factory))
+
+class _Inherited:
+    """What ``unix.Port`` does otherwise where its socket is other processes' too: it leaves the socket, its file, and the file's mode.
+
+    Twisted's own gives the file a mode at the start, which only its owner may; at the end it removes the file, and shuts the socket down
+    for everybody. ``tcp.Port`` does nothing of that to a socket that was inherited.
+    """
+
+    _shouldShutdown = False
+    _bindPath: bytes
+    _getLogPrefix: Any
+    _preexistingSocket: Any
+    factory: Any
+    startReading: Any
+
+    def startListening(self) -> None:
+        """Accept from the socket, which is listened on."""
+        tcp._reservedFD.reserve()  # noqa: SLF001
+        name = os.fsdecode(self._bindPath)  # in Twisted's words, for whoever reads its log
+        log.msg(f"{self._getLogPrefix(self.factory)} starting on {name!r}")
+        self.factory.doStart()
+        self.socket, self._preexistingSocket = self._preexistingSocket, None
+        self.fileno, self.backlog = self.socket.fileno, socket.SOMAXCONN
+        self.connected, self.numberAccepts = True, 100
+        self.startReading()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The port is listened on no more; the file stays."""
+        tcp.Port.connectionLost(cast("Any", self), reason)
 
 
-def adopted(port: Any) -> Any:
-    """Have a port of Twisted's leave a UNIX socket that it has inherited as it is for others: its file and mode, its backlog, itself."""
-    port._bindPath = b"\0"  # noqa: SLF001 - what is in no file system is neither given a mode at the start nor removed at the end
-    port._shouldShutdown = False  # noqa: SLF001 - shutdown(2) would end it for all processes that listen on it; tcp.Port knows that
-    port.backlog = socket.SOMAXCONN
-    return port
+class InheritedUNIXPort(_Inherited, unix.Port):  # type: ignore[misc]  # attributes that Twisted declares nowhere
+    """A UNIX socket of which other processes accept too, for Twisted's own reactors."""
+
+
+class InheritedLoopUNIXPort(_Accepting, _Inherited, unix.Port):
+    """The same, accepted by the loop."""
+
+    transport_class = LoopUNIXTransport
 
 
 def _backlog_of(listening: socket.socket) -> int:

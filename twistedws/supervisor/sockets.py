@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from twisted.internet import unix
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
@@ -35,7 +34,7 @@ from twistedws import config
 from twistedws.errors import ConfigurationError, ListenError
 from twistedws.listening import descriptions, endpoint_error, listen_error, remove_stale_socket
 from twistedws.reactor.loop_reactor import LoopReactor
-from twistedws.reactor.port import adopted
+from twistedws.reactor.port import InheritedUNIXPort
 
 _log = Logger()
 
@@ -301,7 +300,7 @@ class _Adopter(_Stand):
     def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> Any:  # noqa: ARG002
         """Adopt it."""
         if self._adopted.family == socket.AF_UNIX and not isinstance(self._reactor, LoopReactor):  # ours knows how to leave its file alone
-            shared = adopted(unix.Port._fromListeningDescriptor(self._reactor, self._adopted.descriptor, factory))  # noqa: SLF001
+            shared = InheritedUNIXPort._fromListeningDescriptor(self._reactor, self._adopted.descriptor, factory)  # noqa: SLF001
             shared.startListening()
         else:
             shared = self._reactor.adoptStreamPort(self._adopted.descriptor, self._adopted.family, factory)
